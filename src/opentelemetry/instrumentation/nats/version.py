@@ -1,0 +1,6 @@
+# Copyright The OpenTelemetry Authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The version of the distribution, which the build reads from here."""
+
+__version__ = "0.1.0"
