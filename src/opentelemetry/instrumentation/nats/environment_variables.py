@@ -1,0 +1,60 @@
+# Copyright The OpenTelemetry Authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Environment variables of the NATS instrumentation. A keyword of `instrument()` beats its variable."""
+
+OTEL_PYTHON_NATS_USE_SPAN_LINKS = "OTEL_PYTHON_NATS_USE_SPAN_LINKS"
+"""
+.. envvar:: OTEL_PYTHON_NATS_USE_SPAN_LINKS
+
+`true`: process spans start a trace of their own and only link to the message's creation context. Default: `false`.
+"""
+
+OTEL_PYTHON_NATS_EXCLUDED_SUBJECTS = "OTEL_PYTHON_NATS_EXCLUDED_SUBJECTS"
+"""
+.. envvar:: OTEL_PYTHON_NATS_EXCLUDED_SUBJECTS
+
+Comma-separated NATS patterns of subjects that get no spans and no metrics; the current context still travels.
+Default: none.
+"""
+
+OTEL_PYTHON_NATS_PROPAGATION_EXCLUDED_SUBJECTS = "OTEL_PYTHON_NATS_PROPAGATION_EXCLUDED_SUBJECTS"
+"""
+.. envvar:: OTEL_PYTHON_NATS_PROPAGATION_EXCLUDED_SUBJECTS
+
+Comma-separated NATS patterns of subjects whose messages are sent exactly as the program gave them, without trace
+headers. Default: none.
+"""
+
+OTEL_PYTHON_NATS_SUBJECT_TEMPLATES = "OTEL_PYTHON_NATS_SUBJECT_TEMPLATES"
+"""
+.. envvar:: OTEL_PYTHON_NATS_SUBJECT_TEMPLATES
+
+Comma-separated NATS patterns; the first that a subject matches is its template. Default: none.
+"""
+
+OTEL_PYTHON_NATS_ACTIVATE_NEXT_MSG = "OTEL_PYTHON_NATS_ACTIVATE_NEXT_MSG"
+"""
+.. envvar:: OTEL_PYTHON_NATS_ACTIVATE_NEXT_MSG
+
+`true`: where no span is current, the context of what `next_msg()` or `updates()` returned stays current in that task
+until its next receive. Default: `false`.
+"""
+
+OTEL_INSTRUMENTATION_MESSAGING_EXPERIMENTAL_HEADERS_INCLUDED = (
+    "OTEL_INSTRUMENTATION_MESSAGING_EXPERIMENTAL_HEADERS_INCLUDED"
+)
+"""
+.. envvar:: OTEL_INSTRUMENTATION_MESSAGING_EXPERIMENTAL_HEADERS_INCLUDED
+
+Comma-separated globs of message headers that are recorded as `messaging.header.<name>`. Default: none.
+"""
+
+OTEL_INSTRUMENTATION_MESSAGING_EXPERIMENTAL_HEADERS_EXCLUDED = (
+    "OTEL_INSTRUMENTATION_MESSAGING_EXPERIMENTAL_HEADERS_EXCLUDED"
+)
+"""
+.. envvar:: OTEL_INSTRUMENTATION_MESSAGING_EXPERIMENTAL_HEADERS_EXCLUDED
+
+Comma-separated globs of message headers that are not recorded although they are included. Default: none.
+"""
