@@ -1,0 +1,161 @@
+# Copyright The OpenTelemetry Authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Attribute names that the semantic conventions do not have yet, and values read from a message.
+
+The names follow the pattern of the conventions for other systems: `messaging.{system}.{...}` for what a message or an
+operation has, `nats.{...}` for what only a NATS client has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from opentelemetry.instrumentation.nats._options import HeaderSelection
+from opentelemetry.instrumentation.nats._subjects import ACK_PREFIX
+from opentelemetry.util.types import AttributeValue
+
+SYSTEM = "nats"
+
+RESPONSE_BODY_SIZE = "messaging.nats.response.body.size"
+
+JETSTREAM_STREAM = "messaging.nats.jetstream.stream"
+JETSTREAM_CONSUMER = "messaging.nats.jetstream.consumer"
+JETSTREAM_SEQUENCE = "messaging.nats.jetstream.sequence"
+JETSTREAM_CONSUMER_SEQUENCE = "messaging.nats.jetstream.consumer_sequence"
+JETSTREAM_DELIVERY_COUNT = "messaging.nats.jetstream.delivery_count"
+JETSTREAM_PENDING = "messaging.nats.jetstream.pending"
+JETSTREAM_DUPLICATE = "messaging.nats.jetstream.duplicate"
+JETSTREAM_DOMAIN = "messaging.nats.jetstream.domain"
+
+KV_KEY = "messaging.nats.kv.key"
+KV_REVISION = "messaging.nats.kv.revision"
+KV_OPERATION = "messaging.nats.kv.operation"
+
+OBJECT_NAME = "messaging.nats.object.name"
+OBJECT_CHUNKS = "messaging.nats.object.chunks"
+OBJECT_DIGEST = "messaging.nats.object.digest"
+
+SERVICE_NAME = "messaging.nats.service.name"
+SERVICE_VERSION = "messaging.nats.service.version"
+SERVICE_ID = "messaging.nats.service.id"
+SERVICE_ENDPOINT = "messaging.nats.service.endpoint"
+SERVICE_ERROR = "messaging.nats.service.error"
+SERVICE_ERROR_CODE = "messaging.nats.service.error_code"
+
+CONNECTION_STATE = "nats.client.connection.state"
+
+MESSAGE_ID_HEADER = "Nats-Msg-Id"
+SERVICE_ERROR_HEADER = "Nats-Service-Error"
+SERVICE_ERROR_CODE_HEADER = "Nats-Service-Error-Code"
+STATUS_HEADER = "Status"
+
+Attributes = dict[str, AttributeValue]
+
+_HEADER_PREFIX = "messaging.header."
+_REDACTED = "[REDACTED]"
+_SECRET_WORDS = ("authorization", "cookie", "token", "secret", "password", "key")
+
+
+class AckSubject(NamedTuple):
+    """What the reply subject of a JetStream message says of its delivery.
+
+    Attributes:
+        stream: Name of the stream.
+        consumer: Name of the consumer.
+        delivery_count: How often the message has been delivered, this time included.
+        sequence: Its sequence in the stream.
+        consumer_sequence: The sequence of this delivery.
+        timestamp: When the stream stored it, in nanoseconds since the epoch.
+        pending: Messages that match the consumer and are not delivered yet.
+        domain: The JetStream domain, or an empty string.
+    """
+
+    stream: str
+    consumer: str
+    delivery_count: int
+    sequence: int
+    consumer_sequence: int
+    timestamp: int
+    pending: int
+    domain: str
+
+
+def parse_ack_subject(reply: str | None) -> AckSubject | None:
+    """Reads the reply subject of a JetStream message, in both of the server's forms (9 tokens; 11 or more).
+
+    nats-py's `Msg.metadata` reads the same, at more than twice the price, and raises.
+
+    Args:
+        reply: The reply subject of a message.
+
+    Returns:
+        What it says; None if it is not an acknowledgement subject or only looks like one.
+    """
+    if not reply or not reply.startswith(ACK_PREFIX):
+        return None
+    tokens = reply.split(".")
+    domain = ""
+    if len(tokens) >= 11:
+        domain = "" if tokens[2] == "_" else tokens[2]
+        del tokens[2:4]
+    elif len(tokens) != 9:
+        return None
+    try:
+        return AckSubject(
+            tokens[2], tokens[3], int(tokens[4]), int(tokens[5]), int(tokens[6]), int(tokens[7]), int(tokens[8]), domain
+        )
+    except ValueError:
+        return None
+
+
+def header(headers: Mapping[str, Any] | None, name: str) -> str | None:
+    """Reads one header in the spelling that the server writes.
+
+    Args:
+        headers: A message's headers; their values are lists with nats-py's `fast_mail_parser` extra.
+        name: The header's name.
+
+    Returns:
+        The value, the first one of a list; None without one.
+    """
+    if not headers:
+        return None
+    value = headers.get(name)
+    if isinstance(value, list) and value:
+        value = value[0]  # pyright: ignore[reportUnknownVariableType] (of a user's mapping)
+    return value if isinstance(value, str) else None
+
+
+def is_status(headers: Mapping[str, Any] | None, size: int) -> bool:
+    """Tells whether a message is the server's word (100, 404, 408, 409, 503) rather than somebody's message."""
+    return bool(headers) and size == 0 and header(headers, STATUS_HEADER) is not None
+
+
+def captured_headers(
+    selection: HeaderSelection, propagated: Iterable[str], headers: Mapping[Any, Any] | None
+) -> Attributes:
+    """Builds the attributes of the headers that the user selected.
+
+    Args:
+        selection: The user's choice.
+        propagated: Lower-case names of propagation headers; they are never recorded.
+        headers: The message's headers.
+
+    Returns:
+        `messaging.header.<lower-case name>` to a list of values; those of secret-sounding headers redacted.
+    """
+    attributes: Attributes = {}
+    if not headers:
+        return attributes
+    for name, value in headers.items():
+        if not isinstance(name, str):
+            continue  # nats-py is about to refuse it, in its own words
+        lower = name.lower()
+        if lower in propagated or not selection.selects(lower):
+            continue
+        values: list[Any] = value if isinstance(value, list) else [value]  # pyright: ignore[reportUnknownVariableType]
+        redact = any(word in lower for word in _SECRET_WORDS)
+        attributes[_HEADER_PREFIX + lower] = [_REDACTED if redact else str(item) for item in values]
+    return attributes
