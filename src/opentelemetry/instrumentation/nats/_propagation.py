@@ -1,0 +1,259 @@
+# Copyright The OpenTelemetry Authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Trace context and baggage, in message headers and out of them.
+
+Whatever propagators are configured do the work. What is added here is what NATS needs: headers in any case, copies
+instead of changes, and the difference between a context that a caller chose and one that only clings to a message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from opentelemetry import propagate, trace
+from opentelemetry.context import Context
+from opentelemetry.propagators.textmap import Getter, TextMapPropagator
+
+# The longest value that the W3C formats ask anybody to carry (baggage). A longer one is no context, it is an attack.
+_LONGEST_VALUE = 8192
+
+# Servers 2.11 and 2.12 rename the header on messages that they traced themselves.
+_TRACEPARENT = "traceparent"
+_RENAMED = {"xraceparent": _TRACEPARENT}
+
+# Servers from 2.14 write it on messages that carry a `traceparent` that they did not follow. Sent on, it switches
+# server tracing off downstream.
+_TRACE_DEST = "nats-trace-dest"
+_TRACE_DISABLED = "trace disabled"
+
+_BAGGAGE = "baggage"
+
+_NO_HEADERS_SIZE = len("NATS/1.0\r\n\r\n")
+_HEADER_OVERHEAD = len(": \r\n")
+
+_REMEMBERED_CONTEXTS = 16384
+
+
+class _HeaderGetter(Getter[Mapping[str, Any]]):
+    """Reads headers whose names are in lower case; a value that is no single, sane string counts as absent."""
+
+    def get(self, carrier: Mapping[str, Any], key: str) -> list[str] | None:
+        value = carrier.get(key.lower())
+        if value is None:
+            return None
+        if isinstance(value, list):
+            # Of lists (nats-py's `fast_mail_parser` extra makes them) only one of one is no contradiction.
+            value = value[0] if len(value) == 1 else None  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        return [value] if isinstance(value, str) and len(value) <= _LONGEST_VALUE else None
+
+    def keys(self, carrier: Mapping[str, Any]) -> list[str]:
+        return list(carrier)
+
+
+_GETTER = _HeaderGetter()
+
+
+class _Readers:
+    """The configured propagators that read `traceparent`."""
+
+    __slots__ = ("_configured", "_readers")
+
+    def __init__(self) -> None:
+        self._configured: TextMapPropagator | None = None
+        self._readers: list[TextMapPropagator] = []
+
+    def __call__(self) -> list[TextMapPropagator]:
+        configured = propagate.get_global_textmap()
+        if configured is not self._configured:
+            parts: list[TextMapPropagator] = getattr(configured, "_propagators", [configured])
+            self._readers = [part for part in parts if _TRACEPARENT in part.fields]
+            self._configured = configured
+        return self._readers
+
+
+_TRACEPARENT_READERS = _Readers()
+
+
+def extract(headers: Mapping[str, Any] | None, context: Context) -> Context:
+    """Reads the creation context of a message.
+
+    Args:
+        headers: The message's headers.
+        context: What it is added to. Always given: with none, some propagators fall back to the current context, and
+            the current context of a nats-py callback is that of its `subscribe()`, for ever.
+
+    Returns:
+        The context with the span context and the baggage that travelled in the headers.
+    """
+    if not headers:
+        return context
+    if len(headers) == 1 and _TRACEPARENT in headers:
+        # By far the most messages have this one header, in this case. Propagators of other headers need not look.
+        for propagator in _TRACEPARENT_READERS():
+            context = propagator.extract(headers, context, _GETTER)
+        return context
+    return propagate.extract(_in_lower_case(headers), context, _GETTER)
+
+
+def _in_lower_case(headers: Mapping[str, Any]) -> dict[str, Any]:
+    """Copies headers with their names in lower case; where two spellings disagree, neither counts."""
+    carrier: dict[str, Any] = {}
+    for name, value in headers.items():
+        lower = name.lower()
+        lower = _RENAMED.get(lower, lower)
+        if lower in carrier and carrier[lower] != value:
+            value = None
+        carrier[lower] = value
+    return carrier
+
+
+def span_context(context: Context) -> trace.SpanContext | None:
+    """Returns the valid span context in an OpenTelemetry context, or None."""
+    if not context:
+        return None
+    found = trace.get_current_span(context).get_span_context()
+    return found if found.is_valid else None
+
+
+class Propagation:
+    """The headers that the configured propagators use, and the contexts that arrived with messages."""
+
+    __slots__ = ("_fields", "_propagator", "_seen", "_seen_before")
+
+    def __init__(self) -> None:
+        self._propagator: TextMapPropagator | None = None
+        self._fields: frozenset[str] = frozenset()
+        # Two generations bound the memory and keep the last _REMEMBERED_CONTEXTS at least.
+        self._seen: set[int] = set()
+        self._seen_before: set[int] = set()
+
+    def fields(self) -> frozenset[str]:
+        """Returns the lower-case names of the headers that carry context."""
+        propagator = propagate.get_global_textmap()
+        if propagator is not self._propagator:
+            names = {name.lower() for name in propagator.fields}
+            names.update(renamed for renamed, name in _RENAMED.items() if name in names)
+            self._fields = frozenset(names)
+            self._propagator = propagator
+        return self._fields
+
+    def remember(self, span_id: int) -> None:
+        """Notes the span whose context a message came with: whoever sends that on did not choose it."""
+        seen = self._seen
+        if len(seen) >= _REMEMBERED_CONTEXTS:
+            self._seen_before, self._seen = seen, {span_id}
+        else:
+            seen.add(span_id)
+
+    def chosen(self, headers: Any, current: Context) -> trace.SpanContext | None:
+        """Finds the context that a caller put into the headers on purpose, as an outbox relay does.
+
+        Args:
+            headers: What the caller gave as headers, of any type.
+            current: The current context; finding it in the headers is no choice.
+
+        Returns:
+            The chosen span context; None if there is none, if it arrived with a message, or if it is current anyway.
+        """
+        if not headers or not self._has_fields(headers):
+            return None
+        found = span_context(extract(headers, Context()))
+        if found is None or found.span_id in self._seen or found.span_id in self._seen_before:
+            return None
+        ambient = trace.get_current_span(current).get_span_context()
+        if found.span_id == ambient.span_id and found.trace_id == ambient.trace_id:
+            return None
+        return found
+
+    def _has_fields(self, headers: Any) -> bool:
+        fields = self.fields()
+        try:
+            return any(name.lower() in fields for name, _ in headers.items())
+        except (AttributeError, TypeError):
+            return False  # not headers: nats-py is about to say so
+
+    def inject(self, headers: Any, context: Context, room: int | None) -> Any:
+        """Builds the headers of a message that carries `context`.
+
+        Args:
+            headers: What the caller gave, of any type; never changed.
+            context: The context to carry.
+            room: How many bytes the header block may take; None for any number.
+
+        Returns:
+            A new mapping with the caller's headers and ours; `headers` itself when nothing was to be added, when the
+            result would not fit, or when nats-py will refuse what the caller gave.
+        """
+        ours: dict[str, str] = {}
+        propagate.inject(ours, context)
+        if not ours:
+            return headers
+        if headers is None:
+            if room is None:
+                return ours
+            merged: Any = ours
+        else:
+            try:
+                merged = self._merge(headers, ours)
+            except (AttributeError, TypeError, ValueError):
+                return headers
+        if room is not None and _block_size(merged) > room:
+            return headers
+        return merged
+
+    def _merge(self, headers: Any, ours: dict[str, str]) -> Any:
+        fields = self.fields()
+        kept: list[tuple[str, Any]] = []
+        carried: list[tuple[str, Any]] = []
+        for name, value in headers.items():
+            lower = name.lower()
+            of_context = lower in fields or (lower == _TRACE_DEST and value == _TRACE_DISABLED)
+            (carried if of_context else kept).append((name, value))
+        if carried:
+            kept += _not_replaced(carried, ours)
+        kept.extend(ours.items())
+        # A mapping with an `items` of its own may have the same name twice: a dict would drop one of them.
+        return dict(kept) if type(headers) is dict else _HeaderItems(kept)
+
+
+def _not_replaced(carried: list[tuple[str, Any]], ours: dict[str, str]) -> list[tuple[str, Any]]:
+    """Returns what stays of the caller's headers that carry context, or say what became of it, beside our own."""
+    if not all(isinstance(value, str) for _, value in carried):
+        raise TypeError  # nats-py is about to say so
+    if {name.lower() for name, _ in carried} - {_BAGGAGE, _TRACE_DEST}:
+        return []  # a context that is passed on goes as a whole
+    written = {name.lower() for name in ours}
+    return [(name, value) for name, value in carried if name.lower() not in written]
+
+
+def _block_size(headers: Any) -> int:
+    """Returns an upper bound of the bytes that nats-py makes of the headers, or 0 if it will refuse them."""
+    try:
+        return _NO_HEADERS_SIZE + sum(
+            len(name.encode()) + len(value.encode()) + _HEADER_OVERHEAD for name, value in headers.items()
+        )
+    except (AttributeError, UnicodeEncodeError):
+        return 0
+
+
+class _HeaderItems(Mapping[str, Any]):
+    """Headers as nats-py reads them, with `items()`, for names that occur more than once."""
+
+    __slots__ = ("_items",)
+
+    def __init__(self, items: list[tuple[str, Any]]) -> None:
+        self._items = items
+
+    def items(self) -> Any:
+        return self._items
+
+    def __getitem__(self, name: str) -> Any:
+        return dict(self._items)[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict(self._items))
+
+    def __len__(self) -> int:
+        return len(dict(self._items))
