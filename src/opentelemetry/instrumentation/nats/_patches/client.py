@@ -1,0 +1,406 @@
+# Copyright The OpenTelemetry Authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""`nats.aio.client.Client` and `nats.aio.msg.Msg`: connect, publish, request, reply, acknowledgements, errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import SlowConsumerError
+
+from opentelemetry.context import get_current
+from opentelemetry.instrumentation.nats import _attributes as names
+from opentelemetry.instrumentation.nats import _faults
+from opentelemetry.instrumentation.nats._attributes import Attributes
+from opentelemetry.instrumentation.nats._calls import Call, current_call, enter, leave
+from opentelemetry.instrumentation.nats._connection import REQUEST, Channel, Connection, Operation
+from opentelemetry.instrumentation.nats._patches._errors import error_type
+from opentelemetry.instrumentation.nats._patches._patching import Patch, Rows
+from opentelemetry.instrumentation.nats._patches._running import run_observed, run_quietly, run_send, untraced
+from opentelemetry.instrumentation.nats._subjects import SERVICE_PREFIX
+from opentelemetry.instrumentation.nats._telemetry import (
+    ActiveOperation,
+    Failure,
+    Observation,
+    Telemetry,
+    delivery_of,
+    handled_reply,
+    size_of,
+    suppressed,
+)
+from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
+from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
+
+_CONNECT = Operation.client("connect")
+_SETTLE = {name: Operation.settle(name) for name in ("ack", "nak", "term", "in_progress")}
+
+
+# Python itself finds the arguments, by position or keyword, as nats-py does.
+def _publish_arguments(
+    subject: Any, payload: Any = b"", reply: Any = "", headers: Any = None
+) -> tuple[Any, Any, Any, Any]:
+    return subject, payload, reply, headers
+
+
+def _request_arguments(
+    subject: Any,
+    payload: Any = b"",
+    timeout: Any = None,
+    old_style: Any = False,
+    headers: Any = None,
+    *_: Any,
+    **__: Any,
+) -> tuple[Any, Any, Any]:
+    # nats-py drops the headers of an old-style request.
+    return subject, payload, None if old_style else headers
+
+
+async def _connect(
+    telemetry: Telemetry, wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    context = get_current()
+    if telemetry.idle() or suppressed(context):
+        return await wrapped(*args, **kwargs)
+    observation = Observation(telemetry, context)
+    try:
+        await wrapped(*args, **kwargs)
+    except BaseException as error:
+        _end_connect(telemetry, observation, client, error)
+        raise
+    _end_connect(telemetry, observation, client, None)
+
+
+def _end_connect(telemetry: Telemetry, observation: Observation, client: Any, error: BaseException | None) -> None:
+    try:
+        channel = telemetry.connection(client).make_channel(_CONNECT, None)
+        address = channel.attributes.get(SERVER_ADDRESS)
+        if address is not None:
+            port = channel.attributes.get(SERVER_PORT)
+            channel.span_name = f"connect {address}" if port is None else f"connect {address}:{port}"
+        failure: BaseException | Failure | None = error
+        if isinstance(error, Exception):
+            # A stack trace of a failed connect may quote the URL, and the URL the password.
+            failure = telemetry.classify(error)._replace(expected=True)
+        observation.end(channel, channel.attributes, error=failure)
+    except Exception:
+        _faults.report("recording a connect")
+
+
+async def _process_connect_init(
+    telemetry: Telemetry, wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Runs at every connect and reconnect: the server may be another one, the client's id always is."""
+    result = await wrapped(*args, **kwargs)
+    if not telemetry.idle():
+        try:
+            telemetry.connection(client).refresh(client)
+        except Exception:
+            _faults.report("reading the state of a connection")
+    return result
+
+
+def _publish(
+    telemetry: Telemetry, wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    if telemetry.listening or not telemetry.idle():
+        return _traced_publish(telemetry, wrapped, client, args, kwargs)
+    if telemetry.enabled and get_current():
+        return _carrying_publish(telemetry, wrapped, client, args, kwargs)
+    return wrapped(*args, **kwargs)
+
+
+async def _traced_publish(
+    telemetry: Telemetry, wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    context = get_current()
+    try:
+        subject, payload, reply, headers = _publish_arguments(*args, **kwargs)
+        size = len(payload)
+    except TypeError:
+        return await wrapped(*args, **kwargs)  # which says so in its own words
+    if not isinstance(subject, str) or (context and suppressed(context)):
+        return await wrapped(*args, **kwargs)
+    operation = None
+    try:
+        connection = telemetry.connection(client)
+        call = current_call()
+        if call is not None:
+            headers = _inner_headers(telemetry, connection, call, subject, size, reply, headers)
+        else:
+            if context and handled_reply(context) == subject:
+                channel = connection.reply_channel(subject)
+            else:
+                channel = connection.publish_channel(subject)
+            if not channel.excluded:
+                extra: Attributes | None = {messaging.MESSAGING_MESSAGE_CONVERSATION_ID: reply} if reply else None
+                if channel.shared:
+                    extra = extra or {}
+                    extra[messaging.MESSAGING_DESTINATION_NAME] = subject
+                operation = telemetry.start_send(channel, headers, size, context, extra)
+                context = operation.context
+            if channel.carries_context and (operation is None or operation.injects):
+                headers = telemetry.inject(connection, context, size, headers)
+            if operation is not None and telemetry.options.publish_hook is not None:
+                telemetry.show(operation, subject, reply, headers, size)
+    except Exception:
+        _faults.report("preparing a message")
+    try:
+        await wrapped(subject, payload, reply, headers)
+    except BaseException as error:
+        if operation is not None:
+            operation.end(error)
+        raise
+    if operation is not None:
+        operation.end()
+
+
+async def _carrying_publish(
+    telemetry: Telemetry, wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    """Without an SDK there are no spans, but a trace that others record still passes through."""
+    context = get_current()
+    try:
+        subject, payload, reply, headers = _publish_arguments(*args, **kwargs)
+        size = len(payload)
+    except TypeError:
+        return await wrapped(*args, **kwargs)
+    if isinstance(subject, str) and not suppressed(context) and telemetry.carries_context(subject):
+        headers = telemetry.inject(telemetry.connection(client), context, size, headers)
+    return await wrapped(subject, payload, reply, headers)
+
+
+def _inner_headers(
+    telemetry: Telemetry, connection: Connection, call: Call, subject: str, size: int, reply: str, headers: Any
+) -> Any:
+    """Makes the headers of a message that one of nats-py's own methods publishes in the course of a user's call."""
+    call.reply = reply
+    operation = call.operation
+    if operation is not None and operation.channel.operation is REQUEST:
+        # Not with the answer, which may never come: this finds the other half of a request that timed out.
+        operation.set({messaging.MESSAGING_MESSAGE_CONVERSATION_ID: reply})
+    if call.context is None or subject.startswith(call.api_prefix):
+        return headers
+    if (operation is None or operation.injects) and telemetry.carries_context(subject):
+        headers = telemetry.inject(connection, call.context, size, headers)
+    if operation is not None:
+        call.operation = None  # one call may publish twice (a KV create over a tombstone); the hook sees it once
+        telemetry.show(operation, subject, reply, headers, size)
+    return headers
+
+
+def _request(
+    telemetry: Telemetry, wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    if untraced(telemetry):
+        return wrapped(*args, **kwargs)
+    return run_send(partial(_start_request, telemetry, client, args, kwargs), wrapped, args, kwargs, _request_answer)
+
+
+def _start_request(
+    telemetry: Telemetry, client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[ActiveOperation | None, Call]:
+    try:
+        subject, payload, headers = _request_arguments(*args, **kwargs)
+    except TypeError:
+        return None, Call()
+    if not isinstance(subject, str) or subject.startswith(SERVICE_PREFIX):
+        return None, Call()
+    context = get_current()
+    channel = telemetry.connection(client).channel(REQUEST, subject)
+    if channel.excluded:
+        return None, Call(context)
+    operation = telemetry.start_send(channel, headers, size_of(payload), context)
+    return operation, Call(operation.context, operation)
+
+
+def _request_answer(answer: Any, _: Call) -> tuple[Attributes, Failure | None]:
+    attributes: Attributes = {names.RESPONSE_BODY_SIZE: len(answer.data)}
+    return attributes, service_failure(answer.headers, attributes)
+
+
+def service_failure(headers: Any, attributes: Attributes) -> Failure | None:
+    """Reads the error of a micro service from the headers of its answer.
+
+    Args:
+        headers: The headers.
+        attributes: Given the error's attributes, if there is one.
+
+    Returns:
+        The failure, or None.
+    """
+    code = names.header(headers, names.SERVICE_ERROR_CODE_HEADER)
+    if code is None:
+        return None
+    description = names.header(headers, names.SERVICE_ERROR_HEADER) or ""
+    attributes[names.SERVICE_ERROR] = description
+    attributes[names.SERVICE_ERROR_CODE] = code
+    return Failure(code, True, description)
+
+
+def _respond(
+    telemetry: Telemetry, wrapped: Callable[..., Any], message: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    data = args[0] if args else kwargs.get("data")
+    # The headers are an echo of those received: whatever context is in them, nobody chose it.
+    return run_reply(telemetry, wrapped, message, args, kwargs, data, None)
+
+
+def run_reply(
+    telemetry: Telemetry,
+    wrapped: Callable[..., Any],
+    message: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    data: Any,
+    headers: Any,
+    attributes: Attributes | None = None,
+) -> Any:
+    """Runs what answers a message.
+
+    Args:
+        telemetry: The telemetry.
+        wrapped: nats-py's method.
+        message: The message that is answered.
+        args: The method's arguments.
+        kwargs: The method's arguments.
+        data: The answer's payload.
+        headers: The answer's headers, as far as the caller chose them.
+        attributes: What the span has besides.
+
+    Returns:
+        The coroutine.
+    """
+    if untraced(telemetry) or not message.reply or not message._client:
+        return wrapped(*args, **kwargs)
+    return run_send(partial(_start_reply, telemetry, message, data, headers, attributes), wrapped, args, kwargs)
+
+
+def _start_reply(
+    telemetry: Telemetry, message: Any, data: Any, headers: Any, attributes: Attributes | None
+) -> tuple[ActiveOperation | None, Call]:
+    if message.subject.startswith(SERVICE_PREFIX):
+        return None, Call()
+    channel = telemetry.connection(message._client).reply_channel(message.reply)
+    parent = telemetry.bound_parent(message)
+    if channel.excluded:
+        return None, Call(parent)
+    operation = telemetry.start_send(channel, headers, size_of(data), parent, attributes)
+    return operation, Call(operation.context, operation)
+
+
+def _settle(
+    operation: Operation,
+    telemetry: Telemetry,
+    wrapped: Callable[..., Any],
+    message: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    if untraced(telemetry):
+        return wrapped(*args, **kwargs)
+    delivery = delivery_of(message)
+    if delivery is not None and delivery.settled:
+        delivery.settled = False
+        return wrapped(*args, **kwargs)
+    channel, attributes = _settlement(telemetry, operation, message)
+    if channel is None or channel.excluded:
+        return run_quietly(None, wrapped, args, kwargs)
+    return run_observed(telemetry, channel, attributes, wrapped, args, kwargs, parent=telemetry.bound_parent(message))
+
+
+def _settlement(telemetry: Telemetry, operation: Operation, message: Any) -> tuple[Channel | None, Attributes]:
+    attributes: Attributes = {}
+    try:
+        telemetry.message_attributes(attributes, message)
+        # They tell of the delivery, not of its settlement.
+        for name in _NOT_OF_SETTLEMENT:
+            attributes.pop(name, None)
+        delivery = delivery_of(message)
+        source = None if delivery is None else delivery.source
+        if source is not None:
+            return source.channel(operation, message.subject), attributes
+        return telemetry.connection(message._client).channel(operation, message.subject), attributes
+    except Exception:
+        _faults.report("describing an acknowledgement")
+        return None, attributes
+
+
+_NOT_OF_SETTLEMENT = (
+    messaging.MESSAGING_MESSAGE_BODY_SIZE,
+    messaging.MESSAGING_MESSAGE_CONVERSATION_ID,
+    names.JETSTREAM_CONSUMER_SEQUENCE,
+    names.JETSTREAM_DELIVERY_COUNT,
+    names.JETSTREAM_PENDING,
+)
+
+
+class ErrorCallback:
+    """The attribute `Client._error_cb`: what nats-py finds there counts the error, then calls the user's callback.
+
+    Args:
+        telemetry: The telemetry.
+    """
+
+    _NAME = "_error_cb"
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        self._telemetry = telemetry
+
+    def __get__(self, client: Any, owner: Any) -> Any:
+        if client is None:
+            return self
+        try:
+            callback = client.__dict__[self._NAME]
+        except KeyError:
+            raise AttributeError(self._NAME) from None
+        if callback is None or not self._telemetry.enabled:
+            return callback
+        # Idle or not: a subscription keeps what it finds here for as long as it lives.
+        return partial(_count_error, self._telemetry, client, callback)
+
+    def __set__(self, client: Any, callback: Any) -> None:
+        # nats-py's own attribute, so that the client is whole when this descriptor is gone.
+        client.__dict__[self._NAME] = callback.args[2] if _is_ours(callback) else callback
+
+
+def _is_ours(callback: Any) -> bool:
+    return isinstance(callback, partial) and callback.func is _count_error
+
+
+async def _count_error(telemetry: Telemetry, client: Any, callback: Any, error: Any, *rest: Any) -> Any:
+    try:
+        if not telemetry.idle():
+            dropped_from = error.sub if isinstance(error, SlowConsumerError) else None
+            telemetry.connection(client).count_error(error_type(error), dropped_from)
+    except Exception:
+        _faults.report("counting an error")
+    # nats-py may call it from inside a call of the user's; what the callback does is the user's again.
+    previous = enter(None)
+    try:
+        return await callback(error, *rest)
+    finally:
+        leave(None, previous)
+
+
+ROWS: Rows = [
+    (Client, "connect", _connect),
+    (Client, "_process_connect_init", _process_connect_init),
+    (Client, "publish", _publish),
+    (Client, "request", _request),
+    (Msg, "respond", _respond),
+    (Msg, "ack", partial(_settle, _SETTLE["ack"])),
+    (Msg, "ack_sync", partial(_settle, _SETTLE["ack"])),
+    (Msg, "nak", partial(_settle, _SETTLE["nak"])),
+    (Msg, "term", partial(_settle, _SETTLE["term"])),
+    (Msg, "in_progress", partial(_settle, _SETTLE["in_progress"])),
+]
+
+
+def patch_error_callback(telemetry: Telemetry) -> Patch:
+    """Patches the one attribute that is no method."""
+    return Patch(Client, "_error_cb", lambda _: ErrorCallback(telemetry))

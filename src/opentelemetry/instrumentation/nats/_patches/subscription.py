@@ -1,0 +1,125 @@
+# Copyright The OpenTelemetry Authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""`nats.aio.subscription`: callbacks, `next_msg`, `async for msg in sub.messages`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from nats.aio.subscription import Subscription, _SubscriptionMessageIterator  # pyright: ignore[reportPrivateUsage]
+
+from opentelemetry.instrumentation.nats import _faults
+from opentelemetry.instrumentation.nats._attributes import STATUS_HEADER, header
+from opentelemetry.instrumentation.nats._calls import Call, current_call
+from opentelemetry.instrumentation.nats._connection import SOURCE
+from opentelemetry.instrumentation.nats._patches._handing_over import MessageLoop, trace_callback
+from opentelemetry.instrumentation.nats._patches._patching import Rows
+from opentelemetry.instrumentation.nats._patches._receiving import run_receive
+from opentelemetry.instrumentation.nats._patches._running import own_method, untraced
+from opentelemetry.instrumentation.nats._patches._watching import Feeder
+from opentelemetry.instrumentation.nats._telemetry import Telemetry
+
+# nats-py's own callbacks: the replies to requests and to asynchronous publishes, the watchers' feeders, the verbs of
+# micro services, and the endpoints of those (whose handlers are traced instead, see service.py).
+_INTERNAL_CALLBACKS = frozenset(
+    {
+        ("nats.aio.client", "_request_sub_callback"),
+        ("nats.js.client", "_handle_async_reply"),
+        ("nats.js.kv", "watch_updates"),
+        ("nats.js.object_store", "watch_updates"),
+        ("nats.micro.service", "_handle_ping_request"),
+        ("nats.micro.service", "_handle_info_request"),
+        ("nats.micro.service", "_handle_stats_request"),
+        ("nats.micro.service", "_handle_request"),
+    }
+)
+# The status by which the server ends a pull request for good: the consumer is deleted, or the server shuts down.
+_CONFLICT = "409"
+_DESCRIPTION_HEADER = "Description"
+
+_WATCHER_MODULES = ("nats.js.kv", "nats.js.object_store")
+
+
+def _identity(callback: Any) -> tuple[Any, Any]:
+    return getattr(callback, "__module__", None), getattr(callback, "__name__", None)
+
+
+def _start(
+    telemetry: Telemetry, wrapped: Callable[..., Any], subscription: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    # nats-py looks at the user's own callback and refuses what is no coroutine function. Only then is it ours; the
+    # task that it has made for it has not run yet.
+    result = wrapped(*args, **kwargs)
+    if not telemetry.enabled:
+        return result
+    try:
+        identity = _identity(subscription._cb)
+        call = current_call()
+        if call is not None and call.source is not None:
+            subscription.__dict__[SOURCE] = call.source
+        source = telemetry.connection(subscription._conn).source(subscription)
+        if identity in _INTERNAL_CALLBACKS:
+            # A watcher is the application's subscription, and so is a service's endpoint; the rest is plumbing.
+            source.internal = identity[1] not in ("watch_updates", "_handle_request")
+            if identity[0] in _WATCHER_MODULES:
+                subscription._cb = Feeder(subscription._cb)
+        elif subscription._cb is not None:
+            subscription._cb = trace_callback(telemetry, source, subscription._cb)
+    except Exception:
+        _faults.report("tracing a subscription")
+    return result
+
+
+def next_msg(
+    telemetry: Telemetry, wrapped: Callable[..., Any], subscription: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Wraps `next_msg`, of JetStream's push subscriptions too."""
+    call = current_call()
+    if call is not None:
+        return _inner_next_msg(call, wrapped, args, kwargs)
+    if untraced(telemetry):
+        return wrapped(*args, **kwargs)
+    source = telemetry.connection(subscription._conn).source(subscription)
+    # JetStream's subscription asks the core one that it wraps.
+    inner = Call() if hasattr(subscription, "_sub") else None
+    return run_receive(telemetry, source, wrapped, args, kwargs, call=inner)
+
+
+async def _inner_next_msg(
+    call: Call, wrapped: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Notes why a fetch gets nothing, where the server says so."""
+    message = await wrapped(*args, **kwargs)
+    if not message.data and header(message.headers, STATUS_HEADER) == _CONFLICT:
+        call.refusal = header(message.headers, _DESCRIPTION_HEADER) or _CONFLICT
+    return message
+
+
+def _aiter(
+    telemetry: Telemetry, wrapped: Callable[..., Any], iterator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    if untraced(telemetry):
+        return wrapped(*args, **kwargs)
+    subscription = iterator._sub
+    source = telemetry.connection(subscription._conn).source(subscription)
+    return MessageLoop(telemetry, source, own_method(iterator, "__anext__"))
+
+
+def _anext(
+    telemetry: Telemetry, wrapped: Callable[..., Any], iterator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """A step that somebody takes by hand is a receive; loops step past this."""
+    if untraced(telemetry):
+        return wrapped(*args, **kwargs)
+    source = telemetry.connection(iterator._sub._conn).source(iterator._sub)
+    return run_receive(telemetry, source, wrapped, args, kwargs)
+
+
+ROWS: Rows = [
+    (Subscription, "_start", _start),
+    (Subscription, "next_msg", next_msg),
+    (_SubscriptionMessageIterator, "__aiter__", _aiter),
+    (_SubscriptionMessageIterator, "__anext__", _anext),
+]
