@@ -1,0 +1,531 @@
+# Copyright The OpenTelemetry Authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""`nats.js.client` and `nats.js.manager`: publish, subscribe, fetch, management."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from nats.aio.client import Client
+from nats.js.client import JetStreamContext
+from nats.js.manager import JetStreamManager
+
+from opentelemetry.context import get_current
+from opentelemetry.instrumentation.nats import _attributes as names
+from opentelemetry.instrumentation.nats import _faults
+from opentelemetry.instrumentation.nats._attributes import Attributes
+from opentelemetry.instrumentation.nats._calls import Call, current_call, enter, leave
+from opentelemetry.instrumentation.nats._connection import PUBLISH, RECEIVE, SOURCE, Operation, Source
+from opentelemetry.instrumentation.nats._patches._handing_over import FetchedMessages
+from opentelemetry.instrumentation.nats._patches._patching import Rows
+from opentelemetry.instrumentation.nats._patches._running import (
+    Arguments,
+    api_prefix,
+    rows_with_arguments,
+    run_observed,
+    run_quietly,
+    run_send,
+    the_result,
+    untraced,
+)
+from opentelemetry.instrumentation.nats._patches.subscription import next_msg
+from opentelemetry.instrumentation.nats._telemetry import (
+    ActiveOperation,
+    Failure,
+    Observation,
+    Telemetry,
+    delivery_of,
+    size_of,
+)
+from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
+
+_SUBSCRIBE = Operation.client("subscribe")
+
+_PENDING = "_opentelemetry_pending"
+"""The attribute of a client that keeps the operations of `publish_async` by the reply subject of their ack."""
+
+
+# Python itself finds the arguments, by position or keyword, as it does for nats-py; what later versions add is ignored.
+def _publish_arguments(
+    subject: Any,
+    payload: Any = b"",
+    timeout: Any = None,
+    stream: Any = None,
+    headers: Any = None,
+    *_: Any,
+    **__: Any,
+) -> tuple[Any, Any, Any]:
+    return subject, payload, headers
+
+
+# -- publish ----------------------------------------------------------------------------------------------------------
+
+
+def _start_publish(
+    telemetry: Telemetry, js: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[ActiveOperation | None, Call]:
+    """Starts the operation of `publish` or `publish_async`, see `Start`."""
+    try:
+        subject, payload, headers = _publish_arguments(*args, **kwargs)
+    except TypeError:
+        return None, Call()
+    if not isinstance(subject, str):
+        return None, Call()
+    context = get_current()
+    channel = telemetry.connection(js._nc).channel(PUBLISH, subject)
+    if channel.excluded:
+        return None, Call(context, api_prefix=api_prefix(js))
+    operation = telemetry.start_send(channel, headers, size_of(payload), context)
+    call = Call(operation.context, operation, api_prefix(js))
+    call.has_id = hasattr(headers, "get") and names.header(headers, names.MESSAGE_ID_HEADER) is not None
+    return operation, call
+
+
+def _publish(
+    telemetry: Telemetry, wrapped: Callable[..., Any], js: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    if untraced(telemetry):
+        return wrapped(*args, **kwargs)
+    return run_send(partial(_start_publish, telemetry, js, args, kwargs), wrapped, args, kwargs, _publish_answer)
+
+
+def _publish_answer(ack: Any, call: Call) -> tuple[Attributes, Failure | None]:
+    return _ack_attributes(ack, call.has_id), None
+
+
+def _ack_attributes(ack: Any, has_id: bool) -> Attributes:
+    """Makes the attributes that a `PubAck` adds to the span of its publish.
+
+    Args:
+        ack: The ack.
+        has_id: Whether the message has an id of its user's.
+    """
+    attributes: Attributes = {names.JETSTREAM_STREAM: ack.stream, names.JETSTREAM_SEQUENCE: ack.seq}
+    if not has_id:
+        attributes[messaging.MESSAGING_MESSAGE_ID] = f"{ack.stream}:{ack.seq}"
+    if ack.duplicate:
+        attributes[names.JETSTREAM_DUPLICATE] = True
+    if ack.domain:
+        attributes[names.JETSTREAM_DOMAIN] = ack.domain
+    return attributes
+
+
+async def _publish_async(
+    telemetry: Telemetry, wrapped: Callable[..., Any], js: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    if untraced(telemetry):
+        return await wrapped(*args, **kwargs)
+    operation, call = _start_publish(telemetry, js, args, kwargs)
+    if operation is None:
+        return await run_quietly(call.context, wrapped, args, kwargs)
+    previous = enter(call)
+    try:
+        future = await wrapped(*args, **kwargs)
+    except BaseException as error:
+        leave(call, previous)
+        operation.end(error)
+        raise
+    leave(call, previous)
+    try:
+        pending: dict[str, _Publishing] = js._nc.__dict__.setdefault(_PENDING, {})
+        _Publishing(pending, call.reply, future, operation, call.has_id)
+    except Exception:
+        _faults.report("waiting for an asynchronous publish")
+        operation.end()
+    return future
+
+
+class _Publishing:
+    """An asynchronous publish that waits for its ack."""
+
+    __slots__ = ("_has_id", "_pending", "_reply", "future", "operation")
+
+    def __init__(
+        self,
+        pending: dict[str, _Publishing],
+        reply: str,
+        future: asyncio.Future[Any],
+        operation: ActiveOperation,
+        has_id: bool,
+    ) -> None:
+        self._pending = pending
+        self._reply = reply
+        self._has_id = has_id
+        self.future = future
+        self.operation = operation
+        pending[reply] = self
+        future.add_done_callback(self.done)
+
+    def done(self, future: asyncio.Future[Any]) -> None:
+        """Ends the operation with the future: acked, refused, or cancelled by the user."""
+        self._pending.pop(self._reply, None)
+        if future.cancelled():
+            self.operation.end()
+            return
+        # `_exception`, because `exception()` would mark it as retrieved, and silence asyncio's "never retrieved".
+        error = future._exception
+        if error is None:
+            try:
+                self.operation.set(_ack_attributes(future.result(), self._has_id))
+            except Exception:
+                _faults.report("reading an ack")
+        self.operation.end(error)
+
+    def fail(self, error: BaseException | Failure) -> None:
+        """Ends the operation though nats-py leaves the future undone."""
+        self._pending.pop(self._reply, None)
+        self.future.remove_done_callback(self.done)
+        self.operation.end(error)
+
+
+async def _handle_async_reply(
+    telemetry: Telemetry, wrapped: Callable[..., Any], js: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    """Up to 2.16 nats-py raises a refusal here instead of giving it to the future."""
+    try:
+        await wrapped(*args, **kwargs)
+    except Exception as error:
+        message = args[0] if args else kwargs.get("msg")
+        waiting = js._nc.__dict__.get(_PENDING, {}).get(getattr(message, "subject", None))
+        if waiting is not None and not waiting.future.done():
+            waiting.fail(error)
+        raise
+
+
+async def _close(
+    telemetry: Telemetry, wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Acks that have not come when the client closes never come, and nats-py never finishes their futures."""
+    try:
+        return await wrapped(*args, **kwargs)
+    finally:
+        if client.is_closed:
+            for waiting in list(client.__dict__.get(_PENDING, {}).values()):
+                waiting.fail(_CLOSED)
+
+
+_CLOSED = Failure("nats.errors.ConnectionClosedError", True, "nats: connection closed")
+
+
+# -- subscribe --------------------------------------------------------------------------------------------------------
+
+
+def _subscribe(
+    arguments: Arguments,
+    make_source: Callable[..., Source],
+    telemetry: Telemetry,
+    wrapped: Callable[..., Any],
+    js: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    if untraced(telemetry):
+        return wrapped(*args, **kwargs)
+    subject = arguments.get(args, kwargs, "subject")
+    if not isinstance(subject, str):
+        return wrapped(*args, **kwargs)
+    connection = telemetry.connection(js._nc)
+    source = make_source(connection, partial(arguments.get, args, kwargs))
+    call = Call(source=source)
+    channel = connection.channel(_SUBSCRIBE, subject)
+    if channel.excluded:
+        return _run_bind(call, wrapped, args, kwargs)
+    attributes = _consumer_attributes(arguments.get(args, kwargs, "stream"), source.consumer)
+    return run_observed(telemetry, channel, attributes, wrapped, args, kwargs, _subscribe_answer, call=call)
+
+
+def _bind(
+    arguments: Arguments,
+    make_source: Callable[..., Source],
+    telemetry: Telemetry,
+    wrapped: Callable[..., Any],
+    js: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    """Binding makes no round trip, so no span; it only tells where the messages come from."""
+    if untraced(telemetry):
+        return wrapped(*args, **kwargs)
+    get = partial(arguments.get, args, kwargs)
+    return _run_bind(Call(source=make_source(telemetry.connection(js._nc), get)), wrapped, args, kwargs)
+
+
+async def _run_bind(call: Call, wrapped: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    previous = enter(call)
+    try:
+        return await wrapped(*args, **kwargs)
+    finally:
+        leave(call, previous)
+
+
+def _auto_ack_callback(
+    telemetry: Telemetry, wrapped: Callable[..., Any], _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Notes when a handler has settled its message itself: nats-py acknowledges it once more, and drops the error."""
+    if not args:
+        return wrapped(*args, **kwargs)
+    callback = args[0]
+
+    async def handle(message: Any) -> None:
+        await callback(message)
+        if message._ackd:
+            delivery = delivery_of(message)
+            if delivery is not None:
+                delivery.settled = True
+
+    return wrapped(handle)
+
+
+def _subscribe_answer(subscription: Any, _: Call) -> tuple[Attributes, Failure | None]:
+    return _consumer_attributes(subscription._stream, subscription._consumer), None
+
+
+def _consumer_attributes(stream: Any, consumer: Any) -> Attributes:
+    attributes: Attributes = {}
+    if isinstance(stream, str):
+        attributes[names.JETSTREAM_STREAM] = stream
+    if isinstance(consumer, str):
+        attributes[names.JETSTREAM_CONSUMER] = consumer
+        attributes[messaging.MESSAGING_DESTINATION_SUBSCRIPTION_NAME] = consumer
+    return attributes
+
+
+def _push_source(connection: Any, get: Callable[[str], Any]) -> Source:
+    config = get("config")
+    queue = get("queue")
+    # nats-py names the consumer after the queue; a group in the configuration has no say in that.
+    durable = queue or get("durable") or getattr(config, "durable_name", None)
+    return Source(connection, get("subject"), group=queue or getattr(config, "deliver_group", None), consumer=durable)
+
+
+def _push_bind_source(connection: Any, get: Callable[[str], Any]) -> Source:
+    config = get("config")
+    subject = getattr(config, "filter_subject", None)
+    return Source(
+        connection,
+        subject or str(get("stream")),
+        group=getattr(config, "deliver_group", None),
+        consumer=getattr(config, "durable_name", None),
+        stream=not subject,
+    )
+
+
+def _pull_source(connection: Any, get: Callable[[str], Any]) -> Source:
+    return Source(connection, get("subject"), consumer=get("durable"))
+
+
+def _pull_bind_source(connection: Any, get: Callable[[str], Any]) -> Source:
+    # nats-py takes the same three, in this order.
+    consumer = get("durable") or get("name") or get("consumer")
+    return Source(connection, str(get("stream")), consumer=consumer, stream=True)
+
+
+# -- fetch ------------------------------------------------------------------------------------------------------------
+
+
+async def _fetch(
+    telemetry: Telemetry, wrapped: Callable[..., Any], subscription: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    if untraced(telemetry) or subscription._sub is None:
+        return await wrapped(*args, **kwargs)
+    connection = telemetry.connection(subscription._nc)
+    source = connection.source(subscription)
+    if source.attributes is None:
+        if connection.is_inbox(source.subject):  # subscribed before our time
+            source = subscription._sub.__dict__[SOURCE] = Source(connection, subscription._stream, stream=True)
+        source.attributes = _consumer_attributes(subscription._stream, subscription._consumer)
+    generation = connection.generation
+    observation = Observation(telemetry, telemetry.before_receive())
+    call = Call()
+    previous = enter(call)
+    try:
+        messages = await wrapped(*args, **kwargs)
+    except asyncio.TimeoutError as error:
+        leave(call, previous)
+        # Waiting in vain is no error. But nats-py says the same when nothing could come any more.
+        lost = connection.generation != generation or not getattr(subscription._nc, "is_connected", True)
+        reason = "connection lost" if lost else call.refusal
+        failure = telemetry.classify(error)
+        failure = failure._replace(description=f"{failure.description}: {reason}") if reason else None
+        observation.nothing(source.channel(RECEIVE, source.subject), failure)
+        raise
+    except BaseException as error:
+        leave(call, previous)
+        failure = None if isinstance(error, asyncio.CancelledError) else error
+        observation.nothing(source.channel(RECEIVE, source.subject), failure)
+        raise
+    leave(call, previous)
+    if not messages:
+        failure = Failure("409", True, call.refusal) if call.refusal else None
+        observation.nothing(source.channel(RECEIVE, source.subject), failure)
+        return messages
+    telemetry.received_batch(observation, source, messages)
+    return FetchedMessages(telemetry, source, messages)
+
+
+# -- management -------------------------------------------------------------------------------------------------------
+
+
+def _manage(
+    operation: Operation,
+    arguments: Arguments,
+    telemetry: Telemetry,
+    wrapped: Callable[..., Any],
+    manager: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    if untraced(telemetry):
+        return wrapped(*args, **kwargs)
+    get = partial(arguments.get, args, kwargs)
+    stream = get("stream") or get("name") or get("stream_name") or getattr(get("config"), "name", None)
+    consumer = get("consumer")
+    if operation.name == "add_consumer":
+        config = get("config")
+        stream = get("stream")
+        consumer = next(
+            filter(
+                None,
+                (kwargs.get("name"), kwargs.get("durable_name"), *_names_of(config, "name", "durable_name")),
+            ),
+            None,
+        )
+    attributes: Attributes = {}
+    if isinstance(stream, str):
+        attributes[names.JETSTREAM_STREAM] = stream
+    if isinstance(consumer, str):
+        attributes[names.JETSTREAM_CONSUMER] = consumer
+    channel = telemetry.connection(manager._nc).channel(
+        operation, stream if isinstance(stream, str) else None, resource=True
+    )
+    return run_observed(telemetry, channel, attributes, wrapped, args, kwargs, _MANAGEMENT_ANSWERS.get(operation.name))
+
+
+def _names_of(config: Any, *fields: str) -> list[Any]:
+    return [getattr(config, field, None) for field in fields]
+
+
+def _stored_message(
+    operation: Operation,
+    arguments: Arguments,
+    telemetry: Telemetry,
+    wrapped: Callable[..., Any],
+    manager: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    call = current_call()
+    if call is not None and operation.name == "get_msg":  # which `get_last_msg` calls in its turn
+        return _note_stored(call, wrapped, args, kwargs)
+    if untraced(telemetry):
+        return wrapped(*args, **kwargs)
+    stream = arguments.get(args, kwargs, "stream_name")
+    channel = telemetry.connection(manager._nc).channel(
+        operation, stream if isinstance(stream, str) else None, resource=True
+    )
+    return run_observed(
+        telemetry,
+        channel,
+        {names.JETSTREAM_STREAM: stream} if isinstance(stream, str) else None,
+        wrapped,
+        args,
+        kwargs,
+        _stored_answer,
+        links=True,
+        consumed=the_result,
+    )
+
+
+async def _note_stored(call: Call, wrapped: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    message = await wrapped(*args, **kwargs)
+    call.stored.append((message.headers, None))
+    return message
+
+
+def _stored_answer(message: Any, call: Call) -> tuple[Attributes, Failure | None]:
+    if not call.stored:  # by `get_last_msg`
+        call.stored.append((message.headers, None))
+    attributes: Attributes = {messaging.MESSAGING_MESSAGE_BODY_SIZE: len(message.data or b"")}
+    if message.seq:
+        attributes[names.JETSTREAM_SEQUENCE] = message.seq
+    message_id = names.header(message.headers, names.MESSAGE_ID_HEADER)
+    if message_id:
+        attributes[messaging.MESSAGING_MESSAGE_ID] = message_id
+    return attributes, None
+
+
+def _added_consumer(info: Any, _: Call) -> tuple[Attributes, Failure | None]:
+    return {names.JETSTREAM_CONSUMER: info.name}, None
+
+
+def _found_stream(name: Any, _: Call) -> tuple[Attributes, Failure | None]:
+    return {names.JETSTREAM_STREAM: name}, None
+
+
+_MANAGEMENT_ANSWERS = {"add_consumer": _added_consumer, "find_stream_name_by_subject": _found_stream}
+
+_MANAGEMENT = (
+    "account_info",
+    "find_stream_name_by_subject",
+    "stream_info",
+    "add_stream",
+    "update_stream",
+    "delete_stream",
+    "purge_stream",
+    "consumer_info",
+    "streams_info",
+    "streams_info_iterator",
+    "add_consumer",
+    "delete_consumer",
+    "pause_consumer",
+    "resume_consumer",
+    "reset_consumer",
+    "consumers_info",
+    "delete_msg",
+)
+
+_STORED = ("get_msg", "get_last_msg")
+
+
+async def _recreate_consumer(
+    telemetry: Telemetry, wrapped: Callable[..., Any], jsi: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """An ordered consumer is made again in a task of nats-py's own; no user called `add_consumer`."""
+    return await run_quietly(None, wrapped, args, kwargs)
+
+
+def _taking_source(wrapper: Callable[..., Any], make_source: Callable[..., Source]) -> Callable[..., Any]:
+    def wrap(arguments: Arguments, *rest: Any) -> Any:
+        return wrapper(arguments, make_source, *rest)
+
+    return wrap
+
+
+ROWS: Rows = [
+    (JetStreamContext, "publish", _publish),
+    (JetStreamContext, "publish_async", _publish_async),
+    (JetStreamContext, "_handle_async_reply", _handle_async_reply),
+    (Client, "_close", _close),
+    *rows_with_arguments(JetStreamContext, "subscribe", _taking_source(_subscribe, _push_source)),
+    *rows_with_arguments(JetStreamContext, "subscribe_bind", _taking_source(_bind, _push_bind_source)),
+    *rows_with_arguments(JetStreamContext, "pull_subscribe", _taking_source(_subscribe, _pull_source)),
+    *rows_with_arguments(JetStreamContext, "pull_subscribe_bind", _taking_source(_bind, _pull_bind_source)),
+    (JetStreamContext, "_auto_ack_callback", _auto_ack_callback),
+    (JetStreamContext.PushSubscription, "next_msg", next_msg),
+    (JetStreamContext.PullSubscription, "fetch", _fetch),
+    (JetStreamContext._JSI, "recreate_consumer", _recreate_consumer),  # pyright: ignore[reportPrivateUsage]
+    *(
+        row
+        for name in _MANAGEMENT
+        for row in rows_with_arguments(JetStreamManager, name, _manage, Operation.client(name))
+    ),
+    *(
+        row
+        for name in _STORED
+        for row in rows_with_arguments(JetStreamManager, name, _stored_message, Operation.read(name))
+    ),
+]
