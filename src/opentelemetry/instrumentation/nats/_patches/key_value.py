@@ -1,0 +1,225 @@
+# Copyright The OpenTelemetry Authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""`nats.js.kv` and the bucket methods of `nats.js.client`: key-value stores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from nats.js.client import JetStreamContext
+from nats.js.errors import KeyNotFoundError, NoKeysError
+from nats.js.kv import KeyValue
+
+from opentelemetry.context import get_current
+from opentelemetry.instrumentation.nats import _attributes as names
+from opentelemetry.instrumentation.nats._attributes import Attributes
+from opentelemetry.instrumentation.nats._calls import Call
+from opentelemetry.instrumentation.nats._connection import Operation, Source
+from opentelemetry.instrumentation.nats._patches._handing_over import Describe
+from opentelemetry.instrumentation.nats._patches._patching import Rows
+from opentelemetry.instrumentation.nats._patches._running import (
+    Answer,
+    Arguments,
+    Consumed,
+    api_prefix,
+    client_of,
+    rows_with_arguments,
+    run_observed,
+    run_quietly,
+    run_send,
+    the_result,
+    untraced,
+)
+from opentelemetry.instrumentation.nats._patches._watching import watcher_source, watcher_wrappers
+from opentelemetry.instrumentation.nats._telemetry import ActiveOperation, Failure, Telemetry, delivery_of
+from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
+
+_PUT, _DELETE, _PURGE = "put", "delete", "purge"
+_OPERATIONS = {None: _PUT, "DEL": _DELETE, "PURGE": _PURGE}
+
+
+# -- one key ----------------------------------------------------------------------------------------------------------
+
+
+def _write(
+    operation: Operation,
+    kv_operation: str,
+    arguments: Arguments,
+    telemetry: Telemetry,
+    wrapped: Callable[..., Any],
+    kv: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    if untraced(telemetry):
+        return wrapped(*args, **kwargs)
+    start = partial(_start_write, operation, kv_operation, telemetry, kv, arguments.get(args, kwargs, "key"))
+    return run_send(start, wrapped, args, kwargs, _written)
+
+
+def _start_write(
+    kind: Operation, kv_operation: str, telemetry: Telemetry, kv: Any, key: Any
+) -> tuple[ActiveOperation | None, Call]:
+    context = get_current()
+    if telemetry.is_excluded(f"{kv._pre}{key}"):
+        return None, Call(context)
+    channel = telemetry.connection(client_of(kv)).channel(kind, kv._name, resource=True)
+    attributes: Attributes = {names.KV_OPERATION: kv_operation}
+    if isinstance(key, str):
+        attributes[names.KV_KEY] = key
+    operation = telemetry.start_send(channel, None, None, context, attributes)
+    return operation, Call(operation.context, operation, api_prefix(kv._js))
+
+
+def _written(revision: Any, _: Call) -> tuple[Attributes, Failure | None]:
+    # `delete` and `purge` return True, which is an int.
+    return ({names.KV_REVISION: revision} if type(revision) is int else {}), None
+
+
+def _get(
+    operation: Operation,
+    arguments: Arguments,
+    telemetry: Telemetry,
+    wrapped: Callable[..., Any],
+    kv: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    key = arguments.get(args, kwargs, "key")
+    if untraced(telemetry):
+        return wrapped(*args, **kwargs)
+    if telemetry.is_excluded(f"{kv._pre}{key}"):
+        return run_quietly(None, wrapped, args, kwargs)
+    return run_observed(
+        telemetry,
+        telemetry.connection(client_of(kv)).channel(operation, kv._name, resource=True),
+        {names.KV_KEY: key} if isinstance(key, str) else None,
+        wrapped,
+        args,
+        kwargs,
+        _got,
+        absent=(KeyNotFoundError,),
+        links=True,
+        consumed=the_result,
+    )
+
+
+def _got(entry: Any, _: Call) -> tuple[Attributes, Failure | None]:
+    attributes: Attributes = {names.KV_OPERATION: _PUT}
+    if entry.revision is not None:
+        attributes[names.KV_REVISION] = entry.revision
+    return attributes, None
+
+
+# -- the bucket -------------------------------------------------------------------------------------------------------
+
+
+def _on_bucket(
+    operation: Operation,
+    answer: Answer | None,
+    consumed: Consumed | None,
+    arguments: Arguments,
+    telemetry: Telemetry,
+    wrapped: Callable[..., Any],
+    kv: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    if untraced(telemetry):
+        return wrapped(*args, **kwargs)
+    key = arguments.get(args, kwargs, "key") or arguments.get(args, kwargs, "keys")
+    if telemetry.is_excluded(f"{kv._pre}{key or '>'}"):
+        return run_quietly(None, wrapped, args, kwargs)
+    return run_observed(
+        telemetry,
+        telemetry.connection(client_of(kv)).channel(operation, kv._name, resource=True),
+        {names.KV_KEY: key} if isinstance(key, str) else None,
+        wrapped,
+        args,
+        kwargs,
+        answer,
+        absent=(NoKeysError,),
+        links=answer is _LISTED,
+        consumed=consumed,
+    )
+
+
+def listed(describe: Describe, entries: Any, call: Call) -> tuple[Attributes, Failure | None]:
+    """Reads a list of what is stored: how many, and who wrote what."""
+    call.stored.clear()  # of what nats-py looked up to find the list
+    for entry in entries:
+        delivery = delivery_of(entry)
+        if delivery is not None:
+            call.stored.append((delivery.headers, describe(entry)))
+    return {messaging.MESSAGING_BATCH_MESSAGE_COUNT: len(entries)}, None
+
+
+def on_context(
+    operation: Operation,
+    arguments: Arguments,
+    telemetry: Telemetry,
+    wrapped: Callable[..., Any],
+    js: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    """Wraps the methods of `JetStreamContext` that look up, make and delete a bucket, of either store."""
+    if untraced(telemetry):
+        return wrapped(*args, **kwargs)
+    bucket = arguments.get(args, kwargs, "bucket") or getattr(arguments.get(args, kwargs, "config"), "bucket", None)
+    name = bucket if isinstance(bucket, str) else None
+    channel = telemetry.connection(js._nc).channel(operation, name, resource=True)
+    return run_observed(telemetry, channel, None, wrapped, args, kwargs)
+
+
+# -- watchers ---------------------------------------------------------------------------------------------------------
+
+
+def _source_of(telemetry: Telemetry, watcher: Any) -> Source:
+    kv = watcher._js
+    return watcher_source(telemetry, watcher, client_of(kv), kv._name, f"{kv._pre}>")
+
+
+def _describe(entry: Any) -> Attributes:
+    attributes: Attributes = {
+        names.KV_KEY: entry.key,
+        names.KV_OPERATION: _OPERATIONS.get(entry.operation, entry.operation),
+        messaging.MESSAGING_MESSAGE_BODY_SIZE: len(entry.value or b""),
+    }
+    if entry.revision is not None:
+        attributes[names.KV_REVISION] = entry.revision
+    return attributes
+
+
+_WRITES = {"put": _PUT, "create": _PUT, "update": _PUT, "delete": _DELETE, "purge": _PURGE}
+_LISTS: dict[str, Consumed | None] = {"keys": None, "history": tuple}
+_LISTED = partial(listed, _describe)
+_OTHERS = ("status", "purge_deletes", "watch", "watchall")
+
+ROWS: Rows = [
+    *(
+        row
+        for name, kv_operation in _WRITES.items()
+        for row in rows_with_arguments(KeyValue, name, _write, Operation.send(f"kv.{name}"), kv_operation)
+    ),
+    *rows_with_arguments(KeyValue, "get", _get, Operation.read("kv.get")),
+    *(
+        row
+        for name, consumed in _LISTS.items()
+        for row in rows_with_arguments(KeyValue, name, _on_bucket, Operation.read(f"kv.{name}"), _LISTED, consumed)
+    ),
+    *(
+        row
+        for name in _OTHERS
+        for row in rows_with_arguments(KeyValue, name, _on_bucket, Operation.client(f"kv.{name}"), None, None)
+    ),
+    *(
+        row
+        for name in ("key_value", "create_key_value", "delete_key_value")
+        for row in rows_with_arguments(JetStreamContext, name, on_context, Operation.client(name))
+    ),
+    *((KeyValue.KeyWatcher, name, wrapper) for name, wrapper in watcher_wrappers(_source_of, _describe).items()),
+]

@@ -1,0 +1,158 @@
+# Copyright The OpenTelemetry Authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""`nats.js.object_store` and the bucket methods of `nats.js.client`: object stores.
+
+An object is hundreds of messages; a call on it is one span. The context travels with the object's meta message only:
+the chunks stay as they are, byte for byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, cast
+
+from nats.js.client import JetStreamContext
+from nats.js.errors import NotFoundError
+from nats.js.object_store import ObjectStore
+
+from opentelemetry.context import get_current
+from opentelemetry.instrumentation.nats import _attributes as names
+from opentelemetry.instrumentation.nats._attributes import Attributes
+from opentelemetry.instrumentation.nats._calls import Call
+from opentelemetry.instrumentation.nats._connection import Operation, Source
+from opentelemetry.instrumentation.nats._patches._patching import Rows
+from opentelemetry.instrumentation.nats._patches._running import (
+    Answer,
+    Arguments,
+    api_prefix,
+    client_of,
+    rows_with_arguments,
+    run_observed,
+    run_quietly,
+    run_send,
+    untraced,
+)
+from opentelemetry.instrumentation.nats._patches._watching import watcher_source, watcher_wrappers
+from opentelemetry.instrumentation.nats._patches.key_value import listed, on_context
+from opentelemetry.instrumentation.nats._telemetry import ActiveOperation, Failure, Telemetry
+from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
+
+
+def _all(store: Any) -> str:
+    """Returns the subject of all that is in a store; chunks and object names in base64 are nobody's patterns."""
+    return f"$O.{store._name}.M.>"
+
+
+def _describe(info: Any) -> Attributes:
+    attributes: Attributes = {names.OBJECT_NAME: info.name, messaging.MESSAGING_MESSAGE_BODY_SIZE: info.size or 0}
+    if info.chunks is not None:
+        attributes[names.OBJECT_CHUNKS] = info.chunks
+    if info.digest:
+        attributes[names.OBJECT_DIGEST] = info.digest
+    return attributes
+
+
+def _info_answer(result: Any, _: Call) -> tuple[Attributes, Failure | None]:
+    # `put` and `get_info` return the info, `get` a result that has it, `delete` and `update_meta` nothing.
+    info = getattr(result, "info", result)
+    if info is None:
+        return {}, None
+    attributes = _describe(info)
+    del attributes[names.OBJECT_NAME]  # behind a link it is another one than the call's, even in another store
+    return attributes, None
+
+
+def _infos(result: Any) -> Sequence[Any]:
+    return cast("list[Any]", result) if isinstance(result, list) else (getattr(result, "info", result),)
+
+
+def _write(
+    operation: Operation,
+    arguments: Arguments,
+    telemetry: Telemetry,
+    wrapped: Callable[..., Any],
+    store: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    if untraced(telemetry):
+        return wrapped(*args, **kwargs)
+    name = arguments.get(args, kwargs, "name") or getattr(arguments.get(args, kwargs, "meta"), "name", None)
+    return run_send(partial(_start_write, operation, telemetry, store, name), wrapped, args, kwargs, _info_answer)
+
+
+def _start_write(kind: Operation, telemetry: Telemetry, store: Any, name: Any) -> tuple[ActiveOperation | None, Call]:
+    context = get_current()
+    if telemetry.is_excluded(_all(store)):
+        return None, Call(context)
+    channel = telemetry.connection(client_of(store)).channel(kind, store._name, resource=True)
+    attributes: Attributes = {names.OBJECT_NAME: name} if isinstance(name, str) else {}
+    operation = telemetry.start_send(channel, None, None, context, attributes)
+    # Neither its requests nor the chunks are the message that the hook sees.
+    return operation, Call(operation.context, operation, (api_prefix(store._js), f"$O.{store._name}.C."))
+
+
+def _read(
+    operation: Operation,
+    answer: Answer | None,
+    arguments: Arguments,
+    telemetry: Telemetry,
+    wrapped: Callable[..., Any],
+    store: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    if untraced(telemetry):
+        return wrapped(*args, **kwargs)
+    if telemetry.is_excluded(_all(store)):
+        return run_quietly(None, wrapped, args, kwargs)
+    name = arguments.get(args, kwargs, "name")
+    return run_observed(
+        telemetry,
+        telemetry.connection(client_of(store)).channel(operation, store._name, resource=True),
+        {names.OBJECT_NAME: name} if isinstance(name, str) else None,
+        wrapped,
+        args,
+        kwargs,
+        answer,
+        absent=(NotFoundError,) if answer is _LISTED else (),
+        links=operation.type is not None,
+        consumed=None if answer is None else _infos,
+    )
+
+
+def _source_of(telemetry: Telemetry, watcher: Any) -> Source:
+    store = watcher._js
+    return watcher_source(telemetry, watcher, client_of(store), store._name, _all(store))
+
+
+_WRITES = ("put", "delete", "update_meta")
+_LISTED = partial(listed, _describe)
+_READS = {"get": _info_answer, "get_info": _info_answer, "list": _LISTED}
+_OTHERS = ("status", "seal", "watch")
+
+ROWS: Rows = [
+    *(
+        row
+        for name in _WRITES
+        for row in rows_with_arguments(ObjectStore, name, _write, Operation.send(f"object.{name}"))
+    ),
+    *(
+        row
+        for name, answer in _READS.items()
+        for row in rows_with_arguments(ObjectStore, name, _read, Operation.read(f"object.{name}"), answer)
+    ),
+    *(
+        row
+        for name in _OTHERS
+        for row in rows_with_arguments(ObjectStore, name, _read, Operation.client(f"object.{name}"), None)
+    ),
+    *(
+        row
+        for name in ("object_store", "create_object_store", "delete_object_store")
+        for row in rows_with_arguments(JetStreamContext, name, on_context, Operation.client(name))
+    ),
+    *((ObjectStore.ObjectWatcher, name, wrapper) for name, wrapper in watcher_wrappers(_source_of, _describe).items()),
+]
