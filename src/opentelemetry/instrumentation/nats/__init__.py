@@ -1,0 +1,184 @@
+# Copyright The OpenTelemetry Authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Traces and measures programs that use `nats-py <https://github.com/nats-io/nats.py>`_, without a changed line.
+
+Usage
+-----
+
+Either run the program under ``opentelemetry-instrument``, which finds this package by itself, or call:
+
+.. code:: python
+
+    import asyncio
+
+    import nats
+    from opentelemetry.instrumentation.nats import NatsInstrumentor
+
+    NatsInstrumentor().instrument()
+
+
+    async def main():
+        async with await nats.connect("nats://localhost:4222") as nc:
+            await nc.publish("orders.8812.created", b"...")
+
+
+    asyncio.run(main())
+
+What is traced: connect, publish, request and reply, subscription callbacks, ``async for`` over messages, ``next_msg``;
+JetStream publish, subscribe, fetch, acknowledgements and management; key-value and object stores and their watchers;
+the handlers of micro services. What nats-py does inside of such a call makes no spans, and neither do flush, drain,
+close, subscribe and unsubscribe of core NATS, background reconnects, and the discovery verbs of micro services.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.context import Context, attach, get_current
+from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
+from opentelemetry.instrumentation.nats import _faults
+from opentelemetry.instrumentation.nats._options import (
+    ConsumeHook,
+    InstrumentOptions,
+    NatsConfiguration,
+    OutgoingMessage,
+    PublishHook,
+    read_options,
+    read_provider,
+)
+from opentelemetry.instrumentation.nats._propagation import extract
+from opentelemetry.instrumentation.nats._telemetry import Telemetry, delivery_of, restore, suppressed
+from opentelemetry.instrumentation.nats.package import _instruments  # pyright: ignore[reportPrivateUsage] (contrib's name)
+from opentelemetry.trace import INVALID_SPAN, Span, get_current_span
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = [
+    "ConsumeHook",
+    "InstrumentOptions",
+    "NATSInstrumentor",
+    "NatsConfiguration",
+    "NatsInstrumentor",
+    "OutgoingMessage",
+    "PublishHook",
+    "message_context",
+    "process_message",
+]
+
+_active: Telemetry | None = None
+"""The telemetry of the instrumentor while it is instrumented: what `process_message` reports to."""
+
+
+class NatsInstrumentor(BaseInstrumentor):
+    """Instruments nats-py."""
+
+    configuration = NatsConfiguration
+    """The type that a declarative configuration file's options are checked against."""
+
+    _patches: Any = None
+
+    def instrument(self, **kwargs: Unpack[InstrumentOptions]) -> None:
+        """Instruments nats-py.
+
+        Args:
+            **kwargs: The options, see `InstrumentOptions` and the configuration page; a bad value is logged as a
+                warning and replaced by its default. Nothing is raised.
+        """
+        super().instrument(**kwargs)
+
+    def instrumentation_dependencies(self) -> Collection[str]:
+        """Returns the versions of nats-py that can be instrumented."""
+        return _instruments
+
+    def _instrument(self, **kwargs: Any) -> None:
+        global _active
+        # They import nats, which a program that only has this package installed may not have.
+        from opentelemetry.instrumentation.nats._patches import Patches  # noqa: PLC0415
+        from opentelemetry.instrumentation.nats._patches._errors import classify  # noqa: PLC0415
+
+        tracer_provider = read_provider(kwargs, "tracer_provider", "get_tracer")
+        meter_provider = read_provider(kwargs, "meter_provider", "get_meter")
+        telemetry = Telemetry(tracer_provider, meter_provider, read_options(kwargs), classify)
+        self._patches = Patches(telemetry)
+        _active = telemetry
+
+    def _uninstrument(self, **kwargs: Any) -> None:
+        global _active
+        _active = None
+        self._patches.remove()
+        self._patches = None
+
+
+NATSInstrumentor = NatsInstrumentor
+"""The other spelling that people guess."""
+
+
+def message_context(msg: Any) -> Context:
+    """Reads the creation context of a message: that of whoever published it.
+
+    Args:
+        msg: A `nats.aio.msg.Msg`, or an update of a KV or object store watcher.
+
+    Returns:
+        A context with the publisher's span context and baggage; an empty one where the message has none.
+    """
+    delivery = delivery_of(msg)
+    headers = None if delivery is None else delivery.headers
+    try:
+        return extract(headers or getattr(msg, "headers", None), Context())
+    except Exception:
+        _faults.report("reading the context of a message")
+        return Context()
+
+
+@contextmanager
+def process_message(msg: Any) -> Generator[Span]:
+    """Makes the process span of a message in hand: after `next_msg`, from a queue, in another task or thread.
+
+    While it lasts the span is current, as in a subscription's callback. With a span current around it, it is a child of
+    that one, else of the message's creation context; it links to the latter either way. Where a process span is
+    already open for the message, because its callback or loop body has not ended, that one is made current instead.
+
+    Args:
+        msg: A `nats.aio.msg.Msg`.
+
+    Yields:
+        The span. An invalid one when nats-py is not instrumented.
+    """
+    telemetry = _active
+    current = get_current()
+    if telemetry is None or telemetry.idle() or suppressed(current):
+        yield INVALID_SPAN
+        return
+    delivery = delivery_of(msg)
+    if delivery is not None and delivery.span is not None:
+        context = delivery.context
+        attach(context)
+        try:
+            yield delivery.span
+        finally:
+            restore(context, current)
+        return
+    try:
+        source = (None if delivery is None else delivery.source) or telemetry.source_of(msg)
+        delivery = telemetry.start_process(source, msg, current, counts=False)
+    except Exception:
+        _faults.report("process_message")
+    if delivery is None or delivery.span is None:
+        yield get_current_span()
+        return
+    context = delivery.context
+    attach(context)
+    try:
+        yield delivery.span
+    except BaseException as error:
+        delivery.end(error)
+        raise
+    else:
+        delivery.end()
+    finally:
+        restore(context, current)
