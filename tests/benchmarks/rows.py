@@ -1,0 +1,28 @@
+# Copyright The OpenTelemetry Authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The rows of the table."""
+
+from __future__ import annotations
+
+from core_rows import Burst, Callback, CallbackWithoutHeaders, Iteration, NextMsg, Publish, Request
+from jetstream_rows import Fetch, FetchLoop, JetStreamPublish, KeyValueGet, KeyValuePut
+from row import Row
+
+ROWS: dict[str, type[Row]] = {
+    row.name: row
+    for row in (
+        Publish,
+        Request,
+        Callback,
+        CallbackWithoutHeaders,
+        Iteration,
+        NextMsg,
+        Fetch,
+        FetchLoop,
+        JetStreamPublish,
+        KeyValuePut,
+        KeyValueGet,
+        Burst,
+    )
+}

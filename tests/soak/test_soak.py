@@ -1,0 +1,211 @@
+# Copyright The OpenTelemetry Authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""A program that runs for long: the millionth message costs what the first one did, in time and in memory."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import tracemalloc
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from statistics import median
+from time import thread_time
+from typing import NamedTuple
+
+import pytest
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from opentelemetry.instrumentation.nats import NatsInstrumentor
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from support.waiting import eventually, flush
+
+MESSAGES = 1_000_000
+SUBJECTS = 100_000
+SUBSCRIPTIONS = 1_000
+CLIENTS = 100
+
+CHUNK = 1_000
+"""Messages that are under way at a time, all from one client."""
+
+BUSY_CLIENTS = 9
+"""Clients that send nine chunks out of ten: on more subjects than anybody should keep in memory."""
+
+PASSES = MESSAGES // SUBJECTS
+
+SLOWDOWN = 1.10
+GROWTH = 10 * SUBJECTS
+"""Bytes: ten for each message of a pass. The smallest object that a message or a subject could leave behind has 28."""
+
+
+class Discard(SpanExporter):
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        return SpanExportResult.SUCCESS
+
+    def shutdown(self) -> None:
+        pass
+
+
+class Providers(NamedTuple):
+    """What the spans and metrics go to."""
+
+    tracer_provider: TracerProvider
+    reader: InMemoryMetricReader
+
+    def flush(self) -> None:
+        """Hands over all that there is so far."""
+        self.tracer_provider.force_flush()
+        self.reader.get_metrics_data()
+
+
+@pytest.fixture
+def providers() -> Iterator[Providers]:
+    """Instruments nats-py as a program in production has it, except that nothing is exported."""
+    tracer_provider = TracerProvider(resource=Resource.get_empty(), shutdown_on_exit=False)
+    tracer_provider.add_span_processor(BatchSpanProcessor(Discard(), max_queue_size=65536))
+    reader = InMemoryMetricReader()
+    meter_provider = MeterProvider([reader], Resource.get_empty(), shutdown_on_exit=False)
+    NatsInstrumentor().instrument(
+        tracer_provider=tracer_provider, meter_provider=meter_provider, raise_exception_on_conflict=True
+    )
+    yield Providers(tracer_provider, reader)
+    NatsInstrumentor().uninstrument()
+    tracer_provider.shutdown()
+    meter_provider.shutdown()
+
+
+class Cost(NamedTuple):
+    """What messages cost.
+
+    Attributes:
+        seconds: Time of this thread, per message.
+        relative: The same in units of a piece of work that never changes, done in between. A machine that has become
+            slower, because others use it as well, is slower at both.
+    """
+
+    seconds: float
+    relative: float
+
+
+def yardstick() -> float:
+    """Does a piece of work that never changes; returns the time of this thread that it took, in seconds."""
+    started = thread_time()
+    attributes = {f"attribute.{number}": number for number in range(12)}
+    for number in range(1000):
+        copied = attributes.copy()
+        copied[f"other.{number}"] = number
+    return thread_time() - started
+
+
+class Traffic:
+    """Messages from clients to subscriptions of other clients.
+
+    Args:
+        clients: The clients.
+        groups: The second tokens of the subjects; there is a subscription for each, with a wildcard behind it.
+    """
+
+    def __init__(self, clients: Sequence[Client], groups: Iterable[str]) -> None:
+        self.senders = self._clients = clients
+        self._groups = list(groups)
+        self._chunks = 0
+        self._received = 0
+
+    async def subscribe(self) -> None:
+        for group, client in zip(self._groups, itertools.cycle(self._clients), strict=False):
+            await client.subscribe(f"soak.{group}.>", cb=self._receive)
+        for client in self._clients:
+            await flush(client)
+
+    async def _receive(self, message: Msg) -> None:
+        self._received += 1
+
+    async def run(self, count: int, name: str = "order") -> Cost:
+        """Sends `count` messages, each on a subject of its own, and waits until all are handled.
+
+        Args:
+            count: How many; whole chunks.
+            name: The third token of the subjects.
+        """
+        spent = unit = 0.0
+        for first in range(0, count, CHUNK):
+            chunk = [self._subject(number, name) for number in range(first, first + CHUNK)]
+            started = thread_time()
+            await self._send(chunk)
+            spent += thread_time() - started
+            unit += yardstick()
+        return Cost(spent / count, spent / unit)
+
+    def _subject(self, number: int, name: str) -> str:
+        # Letters, which no rule takes for an id: the name is one of its own, until there are too many.
+        letters = "".join("bcdfghjklm"[int(digit)] for digit in str(number // len(self._groups)))
+        return f"soak.{self._groups[number % len(self._groups)]}.{name}.{letters}"
+
+    async def _send(self, subjects: list[str]) -> None:
+        number = self._chunks
+        self._chunks += 1
+        sender = number // 10 if number % 10 == 0 else number % BUSY_CLIENTS
+        client = self.senders[sender % len(self.senders)]
+        expected = self._received + len(subjects)
+        for subject in subjects:
+            await client.publish(subject, b"x" * 64)
+        await client.flush()
+        await eventually(lambda: self._received >= expected, 60, "the arrival of a chunk")
+
+
+@pytest.fixture
+async def clients(providers: Providers, connect: Callable[..., Awaitable[Client]]) -> list[Client]:
+    return [await connect() for _ in range(CLIENTS)]
+
+
+async def settled(action: Awaitable[Cost], providers: Providers) -> int:
+    """Traced bytes after an action, when the telemetry has been handed over and the garbage is gone."""
+    await action
+    providers.flush()
+    gc.collect()
+    return tracemalloc.get_traced_memory()[0]
+
+
+class TestAMillionMessages:
+    async def test_take_no_longer_at_the_end_than_at_the_start_and_leave_no_memory_behind(
+        self, clients: list[Client], providers: Providers
+    ) -> None:
+        traffic = Traffic(clients, (f"group{number}" for number in range(SUBSCRIPTIONS)))
+        probe = Traffic(clients[:2], ["probe"])
+        await traffic.subscribe()
+        await probe.subscribe()
+        await probe.run(5 * CHUNK)  # warms up
+
+        at_start = [await probe.run(CHUNK) for _ in range(15)]
+        passes = [await traffic.run(SUBJECTS) for _ in range(PASSES)]
+        at_end = [await probe.run(CHUNK) for _ in range(15)]
+
+        print("\nus per message, and in units of the yardstick:")
+        for name, costs in (("start", at_start), ("passes", passes), ("end", at_end)):
+            print(f"{name}:", ", ".join(f"{cost.seconds * 1e6:.1f} {cost.relative:.1f}" for cost in costs))
+        assert _relative(at_end) < _relative(at_start) * SLOWDOWN
+        # The first pass fills caches.
+        assert _relative(passes[-3:]) < _relative(passes[1:4]) * SLOWDOWN
+
+        # One client, so that what its cache happens to hold at the end of a pass makes little difference.
+        traffic.senders = clients[:1]
+        tracemalloc.start()
+        try:
+            # What was there before is not traced: after a pass on other subjects, all that the caches hold is.
+            first = await settled(traffic.run(SUBJECTS, "invoice"), providers)
+            other_subjects = await settled(traffic.run(SUBJECTS, "parcel"), providers)
+            same_subjects = await settled(traffic.run(SUBJECTS, "parcel"), providers)
+        finally:
+            tracemalloc.stop()
+        print(f"bytes: {first}, then {other_subjects} with other subjects, then {same_subjects} with the same")
+        assert other_subjects - first < GROWTH
+        assert same_subjects - other_subjects < GROWTH
+
+
+def _relative(costs: Sequence[Cost]) -> float:
+    return median(cost.relative for cost in costs)
