@@ -27,6 +27,7 @@ from opentelemetry.trace import INVALID_SPAN, SpanKind, StatusCode
 from support.core import Unique, process_attributes
 from support.faults import FAULTS_MODULE
 from support.spans import AnySpan, assert_span, span_context
+from support.stores import watching
 from support.telemetry import Telemetry
 
 
@@ -429,7 +430,7 @@ class TestMessageContext:
         kv = await js.create_key_value(bucket=bucket)
         with carrying(tenant="acme"):
             await kv.put("key", b"1")
-        watcher = await kv.watchall()
+        watcher = await watching(kv)
         update = await watcher.updates()
         async for entry in watcher:
             assert entry is None  # the marker for "that was all so far" has no context

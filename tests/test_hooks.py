@@ -28,6 +28,7 @@ from support.core import Connect, Unique
 from support.exercises import EXERCISES, Exercise, publish_to_a_callback
 from support.faults import FAULTS_MODULE
 from support.spans import assert_span, span_context
+from support.stores import listed, watching
 from support.telemetry import Telemetry
 from support.waiting import eventually
 
@@ -330,8 +331,8 @@ class TestConsumeHook:
         await kv.put("one", b"1")
         await kv.put("two", b"2")
         got = await kv.get("one")
-        (history,) = await kv.history("two")
-        watcher = await kv.watchall()
+        (history,) = await listed(lambda: kv.history("two"))
+        watcher = await watching(kv)
         update = await watcher.updates()
         async for entry in watcher:
             assert consume_hook.messages[-1] is entry

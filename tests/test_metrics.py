@@ -54,6 +54,7 @@ from support.metrics import (
     states,
 )
 from support.server import NatsServer
+from support.stores import watching
 from support.telemetry import AttributeSet, Telemetry, attribute_set
 from support.waiting import eventually, flush
 
@@ -336,14 +337,14 @@ async def a_watcher(nc: Client, name: str) -> dict[AttributeSet, int]:
     bucket = await nc.jetstream().create_key_value(bucket=name)
     await bucket.put("a", b"x")
     await bucket.put("b", b"x")
-    await _loop(await bucket.watchall(), 2)
+    await _loop(await watching(bucket), 2)
     return {messages(nc, "process", name): 2}
 
 
 async def updates(nc: Client, name: str) -> dict[AttributeSet, int]:
     bucket = await nc.jetstream().create_key_value(bucket=name)
     await bucket.put("a", b"x")
-    watcher = await bucket.watchall()
+    watcher = await watching(bucket)
     assert await watcher.updates(timeout=5) is not None
     assert await watcher.updates(timeout=5) is None
     return {messages(nc, "receive", name): 1}

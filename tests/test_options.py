@@ -40,6 +40,7 @@ from support.otlp import OtlpReceiver
 from support.processes import run
 from support.server import NatsServer
 from support.spans import assert_span, span_context
+from support.stores import watching
 from support.telemetry import Telemetry, attribute_set
 from support.waiting import eventually
 
@@ -603,7 +604,7 @@ class TestActivateNextMsg:
         kv = await js.create_key_value(bucket=bucket)
         with carrying(tenant="acme"):
             await kv.put("key", b"1")
-        watcher = await kv.watchall()
+        watcher = await watching(kv)
 
         async def work() -> None:
             await watcher.updates()

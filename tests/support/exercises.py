@@ -11,16 +11,15 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Any
 
 import pytest
 from nats.aio.client import Client
 from nats.errors import NoRespondersError
 from nats.js import JetStreamContext
-from nats.js.errors import BadRequestError, KeyNotFoundError, NoKeysError
+from nats.js.errors import BadRequestError, KeyNotFoundError
 
-from support.stores import watching
+from support.stores import listed, watching
 
 Exercise = Callable[[Client, str], Awaitable[Any]]
 """Is given a client and a name that no other test uses; returns what the program got, in a form to compare."""
@@ -147,16 +146,8 @@ async def key_value(nc: Client, name: str) -> Any:
     entry = await kv.get("key")
     with pytest.raises(KeyNotFoundError):
         await kv.get("none")
-    keys, history = await _not_empty(kv.keys), await _not_empty(lambda: kv.history("key"))
+    keys, history = await listed(kv.keys), await listed(lambda: kv.history("key"))
     return revision, entry.value, keys, [entry.value for entry in history]
-
-
-async def _not_empty(list_it: Callable[[], Awaitable[list[Any]]]) -> list[Any]:
-    """Lists what is not empty: nats-py says that it is where the server's first delivery comes after its answer."""
-    for _ in range(10):
-        with suppress(NoKeysError):
-            return await list_it()
-    raise AssertionError("nothing was listed")
 
 
 async def key_value_watch(nc: Client, name: str) -> Any:

@@ -54,13 +54,16 @@ async def watching(bucket: kv.KeyValue, keys: str = ">", **options: Any) -> Any:
         await watcher.stop()
 
 
-async def listed(list_it: Callable[[], Awaitable[list[Any]]], telemetry: Telemetry) -> list[Any]:
+async def listed(list_it: Callable[[], Awaitable[list[Any]]], telemetry: Telemetry | None = None) -> list[Any]:
     """Calls `keys` or `history` of what is not empty until they see it, for the reason that `watching` has.
 
-    Only the spans of the call that did are left.
+    Args:
+        list_it: Calls.
+        telemetry: Where only the spans of the call that saw it are to be left.
     """
     for _ in range(10):
-        telemetry.clear()
+        if telemetry is not None:
+            telemetry.clear()
         with suppress(errors.NoKeysError):
             return await list_it()
     raise AssertionError("nothing was listed")
