@@ -12,15 +12,13 @@ import pytest
 
 from support.processes import run
 
-LIMIT = 30.0
-"""Milliseconds that importing and instrumenting may take; about 20 of them are the import of `BaseInstrumentor`."""
+OWN_LIMIT = 10.0
+"""Milliseconds: 30, less 20 that OpenTelemetry's own `BaseInstrumentor` takes to import. How long that is depends on
+its releases and on what nats-py has imported already; the rest is ours."""
 
-OWN_LIMIT = 15.0
-"""Milliseconds where a program has imported `BaseInstrumentor` already, for another instrumentation."""
-
-NATS_TIME = 120.0
-"""Milliseconds: both limits are for a machine that imports nats in this time. Where that takes longer, because the
-machine is slow or busy, they are longer in proportion."""
+YARDSTICK_TIME = 14.0
+"""Milliseconds: the limit is for a machine that imports some modules of the standard library in this time. Where that
+takes longer, because the machine is slow or busy, it is longer in proportion."""
 
 MOST_RUNS = 15
 
@@ -29,9 +27,10 @@ import json
 import sys
 from time import process_time
 
-started = process_time()
 import nats
 nats_imported = process_time()
+import doctest, http.server, mailbox, pydoc, unittest.mock, xml.dom.minidom, xmlrpc.client
+yardstick_imported = process_time()
 modules = set(sys.modules)
 
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
@@ -44,8 +43,7 @@ instrumented = process_time()
 print(
     json.dumps(
         {
-            "nats": (nats_imported - started) * 1000,
-            "all": (instrumented - nats_imported) * 1000,
+            "yardstick": (yardstick_imported - nats_imported) * 1000,
             "own": (instrumented - base_imported) * 1000,
             "modules": sorted(set(sys.modules) - modules),
         }
@@ -67,21 +65,14 @@ async def measured(bytecode: dict[str, str]) -> dict[str, Any]:
 
 
 class TestImportingAndInstrumenting:
-    @pytest.mark.parametrize(
-        ("part", "limit"),
-        [
-            pytest.param("all", LIMIT, id="a program that imports nats"),
-            pytest.param("own", OWN_LIMIT, id="a program with another instrumentation"),
-        ],
-    )
-    async def test_adds_few_milliseconds_to(self, bytecode: dict[str, str], part: str, limit: float) -> None:
+    async def test_adds_few_milliseconds_to_those_of_the_base_class(self, bytecode: dict[str, str]) -> None:
         await measured(bytecode)  # compiles
         times: list[float] = []
         # What else the machine does can only make it slower: the fastest run is the one that tells.
-        while len(times) < MOST_RUNS and (not times or min(times) >= limit):
+        while len(times) < MOST_RUNS and (not times or min(times) >= OWN_LIMIT):
             result = await measured(bytecode)
-            times.append(result[part] / max(1.0, result["nats"] / NATS_TIME))
-        assert min(times) < limit, f"ms of {len(times)} runs: {times}"
+            times.append(result["own"] / max(1.0, result["yardstick"] / YARDSTICK_TIME))
+        assert min(times) < OWN_LIMIT, f"ms of {len(times)} runs: {times}"
 
     async def test_imports_no_module_of_nats_that_nats_does_not_import_by_itself(
         self, bytecode: dict[str, str]

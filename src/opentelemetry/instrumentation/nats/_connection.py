@@ -10,7 +10,6 @@ subscription, and a message only adds its own few. Every cache here is bounded.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import ref
 
@@ -55,7 +54,6 @@ _SETTLE = messaging.MessagingOperationTypeValues.SETTLE.value
 _STATES = {0: "disconnected", 1: "connected", 3: "reconnecting", 4: "connecting", 5: "draining", 6: "draining"}
 
 
-@dataclass(frozen=True, eq=False)
 class Operation:
     """A kind of operation, one for each row of the span table in docs/semconv.
 
@@ -67,11 +65,16 @@ class Operation:
         counts_at_end: Whether its message counts when it is over, with its error; what is received counts at once.
     """
 
-    name: str
-    type: str | None
-    kind: SpanKind
-    counter: str | None = None
-    counts_at_end: bool = False
+    __slots__ = ("counter", "counts_at_end", "kind", "name", "type")
+
+    def __init__(
+        self, name: str, type_: str | None, kind: SpanKind, counter: str | None = None, counts_at_end: bool = False
+    ) -> None:
+        self.name = name
+        self.type = type_
+        self.kind = kind
+        self.counter = counter
+        self.counts_at_end = counts_at_end
 
     @staticmethod
     def send(name: str, kind: SpanKind = SpanKind.PRODUCER) -> Operation:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 from fnmatch import translate
 from logging import getLogger
 from os import environ
-from typing import Any, Protocol, TypedDict, cast
+from typing import Any, NamedTuple, Protocol, TypedDict, cast
 
 from opentelemetry.instrumentation.nats._subjects import SubjectPatterns
 from opentelemetry.instrumentation.nats.environment_variables import (
@@ -37,8 +37,7 @@ _TRUE = frozenset({"true", "1", "yes", "on"})
 _FALSE = frozenset({"false", "0", "no", "off"})
 
 
-@dataclass(frozen=True)
-class OutgoingMessage:
+class OutgoingMessage(NamedTuple):
     """A message about to be sent, as a publish hook sees it.
 
     Attributes:
@@ -148,8 +147,7 @@ class HeaderSelection:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(NamedTuple):
     """The options, validated."""
 
     publish_hook: PublishHook | None
