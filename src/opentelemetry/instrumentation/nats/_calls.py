@@ -12,6 +12,8 @@ So the mark is an object that names the one task it is meant for, and forgets it
 from __future__ import annotations
 
 import asyncio
+import sys
+from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +22,6 @@ from opentelemetry.context import Context
 if TYPE_CHECKING:
     from opentelemetry.instrumentation.nats._attributes import Attributes
     from opentelemetry.instrumentation.nats._connection import Source
-    from opentelemetry.instrumentation.nats._telemetry import ActiveOperation
 
 
 class Call:
@@ -28,34 +29,41 @@ class Call:
 
     Attributes:
         context: What a message published inside carries in its headers; None for nothing.
-        operation: The send operation whose hook sees that message.
         api_prefix: Subjects under it, or under one of them, are not the user's message but requests to JetStream, or
             chunks of an object.
         source: What a subscription made inside belongs to.
-        has_id: Whether the user gave the message that is sent an id.
         reply: Found out: the reply subject of the last message published inside.
         stored: Found out: the headers of the stored messages that were read inside, each with what its link is to say.
         refusal: Found out: why the server ended a pull request.
+        task: The task that the call runs in, while it runs.
     """
 
-    __slots__ = ("api_prefix", "context", "has_id", "operation", "refusal", "reply", "source", "stored", "task")
+    # On the class, because few calls have them, and each one set costs every call.
+    source: Source | None = None
+    reply: str = ""
+    stored: Sequence[tuple[Any, Attributes | None]] = ()
+    refusal: str = ""
+    task: asyncio.Task[Any] | None = None
 
-    def __init__(
-        self,
-        context: Context | None = None,
-        operation: ActiveOperation | None = None,
-        api_prefix: str | tuple[str, ...] = "$JS.API.",
-        source: Source | None = None,
-    ) -> None:
+    def __init__(self, context: Context | None = None, api_prefix: str | tuple[str, ...] = "$JS.API.") -> None:
         self.context = context
-        self.operation = operation
         self.api_prefix = api_prefix
-        self.source = source
-        self.reply = ""
-        self.has_id = False
-        self.refusal = ""
-        self.stored: list[tuple[Any, Attributes | None]] = []
-        self.task: asyncio.Task[Any] | None = None
+
+
+if sys.version_info >= (3, 12):
+
+    def _running_task() -> asyncio.Task[Any] | None:
+        try:
+            return asyncio.current_task()
+        except RuntimeError:
+            return None  # a thread that has inherited the mark, and runs no task
+
+else:
+    # What `asyncio.current_task()` looks into; it is written in Python there, and takes three times as long.
+    _tasks: dict[Any, asyncio.Task[Any]] = asyncio.tasks._current_tasks  # type: ignore[attr-defined]
+
+    def _running_task() -> asyncio.Task[Any] | None:
+        return _tasks.get(asyncio._get_running_loop())
 
 
 _current: ContextVar[Call | None] = ContextVar("opentelemetry_nats_call", default=None)
@@ -64,12 +72,9 @@ _current: ContextVar[Call | None] = ContextVar("opentelemetry_nats_call", defaul
 def current_call() -> Call | None:
     """Returns the call that the running task is inside of, or None."""
     call = _current.get()
-    if call is None or call.task is None:
+    if call is None or call.task is None or call.task is not _running_task():
         return None
-    try:
-        return call if call.task is asyncio.current_task() else None
-    except RuntimeError:
-        return None  # a thread that has inherited the mark, and runs no task
+    return call
 
 
 def enter(call: Call | None) -> Call | None:
@@ -80,7 +85,7 @@ def enter(call: Call | None) -> Call | None:
     """
     previous = _current.get()
     if call is not None:
-        call.task = asyncio.current_task()
+        call.task = _running_task()
     _current.set(call)
     return previous
 

@@ -9,12 +9,15 @@ instead of changes, and the difference between a context that a caller chose and
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from opentelemetry import propagate, trace
+from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
+from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.propagators.textmap import Getter, TextMapPropagator
+from opentelemetry.trace.propagation import _SPAN_KEY  # pyright: ignore[reportPrivateUsage] (no public test is as cheap)
 
 # The longest value that the W3C formats ask anybody to carry (baggage). A longer one is no context, it is an attack.
 _LONGEST_VALUE = 8192
@@ -55,25 +58,45 @@ class _HeaderGetter(Getter[Mapping[str, Any]]):
 _GETTER = _HeaderGetter()
 
 
-class _Readers:
-    """The configured propagators that read `traceparent`."""
+class _Configured:
+    """The configured propagators, less those that have nothing to do with most messages.
 
-    __slots__ = ("_configured", "_readers")
+    Attributes:
+        readers: Those that read `traceparent`.
+        writers: Those that may write something where a context holds nothing but a span.
+    """
+
+    __slots__ = ("_propagator", "readers", "writers")
 
     def __init__(self) -> None:
-        self._configured: TextMapPropagator | None = None
-        self._readers: list[TextMapPropagator] = []
+        self._propagator: TextMapPropagator | None = None
 
-    def __call__(self) -> list[TextMapPropagator]:
-        configured = propagate.get_global_textmap()
-        if configured is not self._configured:
-            parts: list[TextMapPropagator] = getattr(configured, "_propagators", [configured])
-            self._readers = [part for part in parts if _TRACEPARENT in part.fields]
-            self._configured = configured
-        return self._readers
+    def now(self) -> _Configured:
+        """Returns itself, after a look whether there are other propagators now."""
+        propagator = propagate.get_global_textmap()
+        if propagator is not self._propagator:
+            parts: Sequence[TextMapPropagator] = [propagator]
+            if type(propagator) is CompositePropagator:
+                parts = propagator._propagators  # pyright: ignore[reportPrivateUsage] (there is no public one)
+            self.readers = [part for part in parts if _TRACEPARENT in part.fields]
+            # That of baggage itself, no subclass, which might write what it likes.
+            self.writers = [part for part in parts if type(part) is not W3CBaggagePropagator]
+            self._propagator = propagator
+        return self
 
 
-_TRACEPARENT_READERS = _Readers()
+_configured = _Configured()
+
+
+def write_context(context: Context) -> dict[str, str]:
+    """Writes a context into new headers."""
+    headers: dict[str, str] = {}
+    if len(context) == 1 and _SPAN_KEY in context:
+        for propagator in _configured.now().writers:
+            propagator.inject(headers, context)  # pyright: ignore[reportArgumentType] (the default setter takes any)
+    else:
+        propagate.inject(headers, context)
+    return headers
 
 
 def extract(headers: Mapping[str, Any] | None, context: Context) -> Context:
@@ -91,7 +114,7 @@ def extract(headers: Mapping[str, Any] | None, context: Context) -> Context:
         return context
     if len(headers) == 1 and _TRACEPARENT in headers:
         # By far the most messages have this one header, in this case. Propagators of other headers need not look.
-        for propagator in _TRACEPARENT_READERS():
+        for propagator in _configured.now().readers:
             context = propagator.extract(headers, context, _GETTER)
         return context
     return propagate.extract(_in_lower_case(headers), context, _GETTER)
@@ -186,8 +209,7 @@ class Propagation:
             A new mapping with the caller's headers and ours; `headers` itself when nothing was to be added, when the
             result would not fit, or when nats-py will refuse what the caller gave.
         """
-        ours: dict[str, str] = {}
-        propagate.inject(ours, context)
+        ours = write_context(context)
         if not ours:
             return headers
         if headers is None:

@@ -26,6 +26,7 @@ from opentelemetry.context import Context, attach, get_current
 from opentelemetry.instrumentation.nats import _attributes as names
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._attributes import AckSubject, Attributes, captured_headers, parse_ack_subject
+from opentelemetry.instrumentation.nats._calls import Call
 from opentelemetry.instrumentation.nats._connection import (
     NO_CLIENT,
     PROCESS,
@@ -38,11 +39,10 @@ from opentelemetry.instrumentation.nats._connection import (
 )
 from opentelemetry.instrumentation.nats._metrics import Metrics
 from opentelemetry.instrumentation.nats._options import Options, OutgoingMessage
-from opentelemetry.instrumentation.nats._propagation import Propagation, extract, span_context
+from opentelemetry.instrumentation.nats._propagation import Propagation, extract, span_context, write_context
 from opentelemetry.instrumentation.nats._subjects import carries_context, reduce_subject
 from opentelemetry.instrumentation.nats.version import __version__
 from opentelemetry.metrics import MeterProvider
-from opentelemetry.propagate import inject
 from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.semconv.schemas import Schemas
@@ -294,9 +294,7 @@ class Telemetry:
         room = max_payload - size
         try:
             if headers is None and room >= _ROOMY:
-                ours: dict[str, str] = {}
-                inject(ours, context)
-                return ours or None
+                return write_context(context) or None
             return self.propagation.inject(headers, context, room if headers or room < _ROOMY else None)
         except Exception:
             _faults.report("writing the context of a message")
@@ -589,45 +587,34 @@ class Telemetry:
 
     # -- ending -------------------------------------------------------------------------------------------------------
 
-    def record(
+    def end(
         self, channel: Channel, span: Span, context: Context, started: int, error: BaseException | Failure | None
     ) -> None:
-        """Writes an operation's outcome into its span and its metrics.
+        """Writes an operation's outcome into its metrics and its span, and ends it.
 
         Args:
             channel: The operation and what it is about.
-            span: Its span, not ended yet.
+            span: Its span.
             context: The context that holds the span.
             started: When it began, on the clock of `perf_counter_ns`.
             error: What it failed with, if it did; being cancelled is no failure.
         """
         series = channel.series
-        operation = channel.operation
-        if error is not None and not isinstance(error, _CANCELLED):
-            failure = error if isinstance(error, Failure) else self.classify(error)
-            series = series.failed(failure.error_type)
-            if span.is_recording():
-                span.set_attribute(ERROR_TYPE, failure.error_type)
-                span.set_status(Status(StatusCode.ERROR, failure.description))
-                if not failure.expected and isinstance(error, BaseException):
-                    span.record_exception(error)
-        series.count += channel.counts_at_end
-        metrics = self.metrics
-        if metrics.on or metrics.resolve():
-            histogram = metrics.process_duration if operation is PROCESS else metrics.operation_duration
-            histogram.record((perf_counter_ns() - started) / 1e9, series.attributes, context)
-
-    def end(
-        self, channel: Channel, span: Span, context: Context, started: int, error: BaseException | Failure | None
-    ) -> None:
-        """Records an operation's outcome and ends its span; the arguments are those of `record`."""
         metrics = self.metrics
         try:
             try:
-                if error is None and not (metrics.on or (metrics.waiting and metrics.resolve())):
-                    channel.series.count += channel.counts_at_end
-                else:
-                    self.record(channel, span, context, started, error)
+                if error is not None and not isinstance(error, _CANCELLED):
+                    failure = error if isinstance(error, Failure) else self.classify(error)
+                    series = series.failed(failure.error_type)
+                    if span.is_recording():
+                        span.set_attribute(ERROR_TYPE, failure.error_type)
+                        span.set_status(Status(StatusCode.ERROR, failure.description))
+                        if not failure.expected and isinstance(error, BaseException):
+                            span.record_exception(error)
+                series.count += channel.counts_at_end
+                if metrics.on or (metrics.waiting and metrics.resolve()):
+                    histogram = metrics.process_duration if channel.operation is PROCESS else metrics.operation_duration
+                    histogram.record((perf_counter_ns() - started) / 1e9, series.attributes, context)
             finally:
                 span.end()
         except Exception:
@@ -654,31 +641,34 @@ class Telemetry:
             attach(previous)
 
 
-class ActiveOperation:
-    """A send whose span is open.
+class ActiveOperation(Call):
+    """A send whose span is open, and the mark for what nats-py calls inside.
 
     Attributes:
         telemetry: What it belongs to.
         channel: The operation and what it is about.
         span: Its span.
-        context: The context with the span.
-        injects: Whether the message carries `context`; not when its sender chose another one.
+        injects: Whether the message carries the context; not when its sender chose another one.
+        shown: Whether the hook has seen the message: one call may publish twice (a KV create over a tombstone).
+        has_id: Whether the user gave the message an id.
     """
 
-    __slots__ = ("_ended", "_started", "channel", "context", "injects", "span", "telemetry")
+    context: Context
+    shown: bool = False
+    has_id: bool = False
+    _ended: bool = False
 
     def __init__(self, telemetry: Telemetry, channel: Channel, span: Span, context: Context, injects: bool) -> None:
+        super().__init__(context)
         self.telemetry = telemetry
         self.channel = channel
         self.span = span
-        self.context = context
         self.injects = injects
-        self._ended = False
         self._started = perf_counter_ns()
 
     def set(self, attributes: Attributes) -> None:
         """Adds attributes that became known since the start."""
-        if attributes and self.span.is_recording():
+        if attributes and not self._ended:
             self.span.set_attributes(attributes)
 
     def end(self, error: BaseException | Failure | None = None) -> None:

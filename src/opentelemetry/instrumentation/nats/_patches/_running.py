@@ -14,9 +14,10 @@ from opentelemetry.context import Context, get_current
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._attributes import Attributes
 from opentelemetry.instrumentation.nats._calls import Call, current_call, enter, leave
-from opentelemetry.instrumentation.nats._connection import Channel
-from opentelemetry.instrumentation.nats._patches._patching import Rows
+from opentelemetry.instrumentation.nats._connection import REQUEST, Channel
+from opentelemetry.instrumentation.nats._patches._patching import Rows, Wrapper
 from opentelemetry.instrumentation.nats._telemetry import ActiveOperation, Failure, Observation, Telemetry, suppressed
+from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
 
 Answer = Callable[[Any, Call], "tuple[Attributes, Failure | None]"]
 """Reads the result of a call (and what was found out inside): the attributes, and a failure that is no exception."""
@@ -25,8 +26,9 @@ Consumed = Callable[[Any], Sequence[Any]]
 """Finds in the result of a call what the application has consumed by it: messages, entries, infos of objects."""
 
 
-Start = Callable[[], "tuple[ActiveOperation | None, Call]"]
-"""Starts an operation: the operation, or None where there is nothing to record, and the mark for what is inside."""
+Start = Callable[[Telemetry, Any, Context, "tuple[Any, ...]", "dict[str, Any]"], Call]
+"""Starts the operation of a call, given the instance, the current context and the call's arguments. Returns the
+operation, or where there is nothing to record the mark alone."""
 
 
 def the_result(result: Any) -> Sequence[Any]:
@@ -99,6 +101,23 @@ def rows_with_arguments(owner: Any, name: str, wrapper: Callable[..., Any], *bef
     return [] if method is None else [(owner, name, partial(wrapper, *before, Arguments(method)))]
 
 
+def send_rows(owner: Any, name: str, start: Callable[..., Call], answer: Answer | None = None, *before: Any) -> Rows:
+    """Makes the row of a method that sends, see `send_wrapper`, whose `Start` reads its arguments by name.
+
+    Args:
+        owner: The class that defines the method.
+        name: The method's name.
+        start: The `Start`; called with `before` and the `Arguments` in front.
+        answer: Reads the result.
+        before: What the `Start` is told besides.
+
+    Returns:
+        The row; no row where this version of nats-py lacks the method.
+    """
+    method = owner.__dict__.get(name)
+    return [] if method is None else [(owner, name, send_wrapper(partial(start, *before, Arguments(method)), answer))]
+
+
 async def run_quietly(
     context: Context | None, wrapped: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
@@ -111,36 +130,65 @@ async def run_quietly(
         leave(call, previous)
 
 
+def send_wrapper(start: Start, answer: Answer | None = None) -> Wrapper:
+    """Makes the wrapper of a method that sends the user's message somewhere inside.
+
+    Args:
+        start: Starts the operation; called when the coroutine is awaited, which may be later than it is made.
+        answer: Reads the result.
+    """
+
+    def wrap(
+        telemetry: Telemetry, wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if (telemetry.listening or not telemetry.idle()) and current_call() is None:
+            return run_send(telemetry, start, answer, wrapped, instance, args, kwargs)
+        return wrapped(*args, **kwargs)
+
+    return wrap
+
+
 async def run_send(
+    telemetry: Telemetry,
     start: Start,
+    answer: Answer | None,
     wrapped: Callable[..., Any],
+    instance: Any,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    answer: Answer | None = None,
 ) -> Any:
     """Runs a call that sends the user's message somewhere inside.
 
     Args:
-        start: Starts the operation. It is not started before, because a call may be made now and awaited later.
+        telemetry: The telemetry.
+        start: Starts the operation.
+        answer: Reads the result.
         wrapped: nats-py's method.
+        instance: What it is a method of.
         args: Its arguments.
         kwargs: Its arguments.
-        answer: Reads the result.
 
     Returns:
         What the method returns.
     """
+    context = get_current()
+    if context and suppressed(context):
+        return await wrapped(*args, **kwargs)
     try:
-        operation, call = start()
+        call = start(telemetry, instance, context, args, kwargs)
     except Exception:
         _faults.report("starting an operation")
-        operation, call = None, Call()
+        call = Call()
+    operation = call if isinstance(call, ActiveOperation) else None
     previous = enter(call)
     try:
         result = await wrapped(*args, **kwargs)
     except BaseException as error:
         leave(call, previous)
         if operation is not None:
+            if operation.channel.operation is REQUEST and call.reply:
+                # Also where no answer came: it finds the other half of a request that timed out.
+                operation.set({messaging.MESSAGING_MESSAGE_CONVERSATION_ID: call.reply})
             operation.end(error)
         raise
     leave(call, previous)
@@ -199,7 +247,7 @@ async def run_observed(
         leave(call, previous)
         none = isinstance(error, absent)
         if none and getattr(error, "entry", None) is None:
-            call.stored.clear()  # nats-py has found something, but not what it was asked for
+            call.stored = ()  # nats-py has found something, but not what it was asked for
         _finish(telemetry, observation, channel, attributes, call, links, None if none else error)
         raise
     leave(call, previous)

@@ -13,15 +13,15 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import SlowConsumerError
 
-from opentelemetry.context import get_current
+from opentelemetry.context import Context, get_current
 from opentelemetry.instrumentation.nats import _attributes as names
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._attributes import Attributes
 from opentelemetry.instrumentation.nats._calls import Call, current_call, enter, leave
-from opentelemetry.instrumentation.nats._connection import REQUEST, Channel, Connection, Operation
+from opentelemetry.instrumentation.nats._connection import REQUEST, Channel, Operation
 from opentelemetry.instrumentation.nats._patches._errors import error_type
 from opentelemetry.instrumentation.nats._patches._patching import Patch, Rows
-from opentelemetry.instrumentation.nats._patches._running import run_observed, run_quietly, run_send, untraced
+from opentelemetry.instrumentation.nats._patches._running import run_observed, run_quietly, send_wrapper, untraced
 from opentelemetry.instrumentation.nats._subjects import SERVICE_PREFIX
 from opentelemetry.instrumentation.nats._telemetry import (
     ActiveOperation,
@@ -117,36 +117,40 @@ def _publish(
 async def _traced_publish(
     telemetry: Telemetry, wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> None:
-    context = get_current()
     try:
         subject, payload, reply, headers = _publish_arguments(*args, **kwargs)
         size = len(payload)
     except TypeError:
         return await wrapped(*args, **kwargs)  # which says so in its own words
+    # Asked here and not where the coroutine is made: that may be awaited in another task.
+    call = current_call()
+    if call is not None:
+        try:
+            headers = _inner_headers(call, telemetry, client, subject, size, reply, headers)
+        except Exception:
+            _faults.report("preparing a message")
+        return await wrapped(subject, payload, reply, headers)
+    context = get_current()
     if not isinstance(subject, str) or (context and suppressed(context)):
         return await wrapped(*args, **kwargs)
     operation = None
     try:
         connection = telemetry.connection(client)
-        call = current_call()
-        if call is not None:
-            headers = _inner_headers(telemetry, connection, call, subject, size, reply, headers)
+        if context and handled_reply(context) == subject:
+            channel = connection.reply_channel(subject)
         else:
-            if context and handled_reply(context) == subject:
-                channel = connection.reply_channel(subject)
-            else:
-                channel = connection.publish_channel(subject)
-            if not channel.excluded:
-                extra: Attributes | None = {messaging.MESSAGING_MESSAGE_CONVERSATION_ID: reply} if reply else None
-                if channel.shared:
-                    extra = extra or {}
-                    extra[messaging.MESSAGING_DESTINATION_NAME] = subject
-                operation = telemetry.start_send(channel, headers, size, context, extra)
-                context = operation.context
-            if channel.carries_context and (operation is None or operation.injects):
-                headers = telemetry.inject(connection, context, size, headers)
-            if operation is not None and telemetry.options.publish_hook is not None:
-                telemetry.show(operation, subject, reply, headers, size)
+            channel = connection.publish_channel(subject)
+        if not channel.excluded:
+            extra: Attributes | None = {messaging.MESSAGING_MESSAGE_CONVERSATION_ID: reply} if reply else None
+            if channel.shared:
+                extra = extra or {}
+                extra[messaging.MESSAGING_DESTINATION_NAME] = subject
+            operation = telemetry.start_send(channel, headers, size, context, extra)
+            context = operation.context
+        if channel.carries_context and (operation is None or operation.injects):
+            headers = telemetry.inject(connection, context, size, headers)
+        if operation is not None and telemetry.options.publish_hook is not None:
+            telemetry.show(operation, subject, reply, headers, size)
     except Exception:
         _faults.report("preparing a message")
     try:
@@ -175,52 +179,42 @@ async def _carrying_publish(
 
 
 def _inner_headers(
-    telemetry: Telemetry, connection: Connection, call: Call, subject: str, size: int, reply: str, headers: Any
+    call: Call, telemetry: Telemetry, client: Any, subject: str, size: int, reply: str, headers: Any
 ) -> Any:
     """Makes the headers of a message that one of nats-py's own methods publishes in the course of a user's call."""
     call.reply = reply
-    operation = call.operation
-    if operation is not None and operation.channel.operation is REQUEST:
-        # Not with the answer, which may never come: this finds the other half of a request that timed out.
-        operation.set({messaging.MESSAGING_MESSAGE_CONVERSATION_ID: reply})
     if call.context is None or subject.startswith(call.api_prefix):
         return headers
+    operation = call if isinstance(call, ActiveOperation) else None
     if (operation is None or operation.injects) and telemetry.carries_context(subject):
-        headers = telemetry.inject(connection, call.context, size, headers)
-    if operation is not None:
-        call.operation = None  # one call may publish twice (a KV create over a tombstone); the hook sees it once
+        headers = telemetry.inject(telemetry.connection(client), call.context, size, headers)
+    if operation is not None and telemetry.options.publish_hook is not None and not operation.shown:
+        operation.shown = True
         telemetry.show(operation, subject, reply, headers, size)
     return headers
 
 
-def _request(
-    telemetry: Telemetry, wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
-    if untraced(telemetry):
-        return wrapped(*args, **kwargs)
-    return run_send(partial(_start_request, telemetry, client, args, kwargs), wrapped, args, kwargs, _request_answer)
-
-
 def _start_request(
-    telemetry: Telemetry, client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[ActiveOperation | None, Call]:
+    telemetry: Telemetry, client: Any, context: Context, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Call:
     try:
         subject, payload, headers = _request_arguments(*args, **kwargs)
     except TypeError:
-        return None, Call()
+        return Call()
     if not isinstance(subject, str) or subject.startswith(SERVICE_PREFIX):
-        return None, Call()
-    context = get_current()
+        return Call()
     channel = telemetry.connection(client).channel(REQUEST, subject)
     if channel.excluded:
-        return None, Call(context)
-    operation = telemetry.start_send(channel, headers, size_of(payload), context)
-    return operation, Call(operation.context, operation)
+        return Call(context)
+    return telemetry.start_send(channel, headers, size_of(payload), context)
 
 
-def _request_answer(answer: Any, _: Call) -> tuple[Attributes, Failure | None]:
+def _request_answer(answer: Any, call: Call) -> tuple[Attributes, Failure | None]:
     attributes: Attributes = {names.RESPONSE_BODY_SIZE: len(answer.data)}
-    return attributes, service_failure(answer.headers, attributes)
+    if call.reply:
+        attributes[messaging.MESSAGING_MESSAGE_CONVERSATION_ID] = call.reply
+    headers = answer.headers
+    return attributes, service_failure(headers, attributes) if headers else None
 
 
 def service_failure(headers: Any, attributes: Attributes) -> Failure | None:
@@ -242,55 +236,32 @@ def service_failure(headers: Any, attributes: Attributes) -> Failure | None:
     return Failure(code, True, description)
 
 
-def _respond(
-    telemetry: Telemetry, wrapped: Callable[..., Any], message: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
-    data = args[0] if args else kwargs.get("data")
+def _start_respond(
+    telemetry: Telemetry, message: Any, context: Context, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Call:
     # The headers are an echo of those received: whatever context is in them, nobody chose it.
-    return run_reply(telemetry, wrapped, message, args, kwargs, data, None)
+    return start_reply(telemetry, message, args[0] if args else kwargs.get("data"), None)
 
 
-def run_reply(
-    telemetry: Telemetry,
-    wrapped: Callable[..., Any],
-    message: Any,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    data: Any,
-    headers: Any,
-    attributes: Attributes | None = None,
-) -> Any:
-    """Runs what answers a message.
+def start_reply(
+    telemetry: Telemetry, message: Any, data: Any, headers: Any, attributes: Attributes | None = None
+) -> Call:
+    """Starts the operation of what answers a message, see `Start`.
 
     Args:
         telemetry: The telemetry.
-        wrapped: nats-py's method.
         message: The message that is answered.
-        args: The method's arguments.
-        kwargs: The method's arguments.
         data: The answer's payload.
         headers: The answer's headers, as far as the caller chose them.
         attributes: What the span has besides.
-
-    Returns:
-        The coroutine.
     """
-    if untraced(telemetry) or not message.reply or not message._client:
-        return wrapped(*args, **kwargs)
-    return run_send(partial(_start_reply, telemetry, message, data, headers, attributes), wrapped, args, kwargs)
-
-
-def _start_reply(
-    telemetry: Telemetry, message: Any, data: Any, headers: Any, attributes: Attributes | None
-) -> tuple[ActiveOperation | None, Call]:
-    if message.subject.startswith(SERVICE_PREFIX):
-        return None, Call()
+    if not message.reply or not message._client or message.subject.startswith(SERVICE_PREFIX):
+        return Call()
     channel = telemetry.connection(message._client).reply_channel(message.reply)
     parent = telemetry.bound_parent(message)
     if channel.excluded:
-        return None, Call(parent)
-    operation = telemetry.start_send(channel, headers, size_of(data), parent, attributes)
-    return operation, Call(operation.context, operation)
+        return Call(parent)
+    return telemetry.start_send(channel, headers, size_of(data), parent, attributes)
 
 
 def _settle(
@@ -391,8 +362,8 @@ ROWS: Rows = [
     (Client, "connect", _connect),
     (Client, "_process_connect_init", _process_connect_init),
     (Client, "publish", _publish),
-    (Client, "request", _request),
-    (Msg, "respond", _respond),
+    (Client, "request", send_wrapper(_start_request, _request_answer)),
+    (Msg, "respond", send_wrapper(_start_respond)),
     (Msg, "ack", partial(_settle, _SETTLE["ack"])),
     (Msg, "ack_sync", partial(_settle, _SETTLE["ack"])),
     (Msg, "nak", partial(_settle, _SETTLE["nak"])),

@@ -14,7 +14,7 @@ from nats.aio.client import Client
 from nats.js.client import JetStreamContext
 from nats.js.manager import JetStreamManager
 
-from opentelemetry.context import get_current
+from opentelemetry.context import Context, get_current
 from opentelemetry.instrumentation.nats import _attributes as names
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._attributes import Attributes
@@ -28,7 +28,7 @@ from opentelemetry.instrumentation.nats._patches._running import (
     rows_with_arguments,
     run_observed,
     run_quietly,
-    run_send,
+    send_wrapper,
     the_result,
     untraced,
 )
@@ -66,35 +66,27 @@ def _publish_arguments(
 
 
 def _start_publish(
-    telemetry: Telemetry, js: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[ActiveOperation | None, Call]:
+    telemetry: Telemetry, js: Any, context: Context, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Call:
     """Starts the operation of `publish` or `publish_async`, see `Start`."""
     try:
         subject, payload, headers = _publish_arguments(*args, **kwargs)
     except TypeError:
-        return None, Call()
+        return Call()
     if not isinstance(subject, str):
-        return None, Call()
-    context = get_current()
+        return Call()
     channel = telemetry.connection(js._nc).channel(PUBLISH, subject)
     if channel.excluded:
-        return None, Call(context, api_prefix=api_prefix(js))
+        return Call(context, api_prefix(js))
     operation = telemetry.start_send(channel, headers, size_of(payload), context)
-    call = Call(operation.context, operation, api_prefix(js))
-    call.has_id = hasattr(headers, "get") and names.header(headers, names.MESSAGE_ID_HEADER) is not None
-    return operation, call
-
-
-def _publish(
-    telemetry: Telemetry, wrapped: Callable[..., Any], js: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
-    if untraced(telemetry):
-        return wrapped(*args, **kwargs)
-    return run_send(partial(_start_publish, telemetry, js, args, kwargs), wrapped, args, kwargs, _publish_answer)
+    operation.api_prefix = api_prefix(js)
+    if hasattr(headers, "get") and names.header(headers, names.MESSAGE_ID_HEADER) is not None:
+        operation.has_id = True
+    return operation
 
 
 def _publish_answer(ack: Any, call: Call) -> tuple[Attributes, Failure | None]:
-    return _ack_attributes(ack, call.has_id), None
+    return _ack_attributes(ack, isinstance(call, ActiveOperation) and call.has_id), None
 
 
 def _ack_attributes(ack: Any, has_id: bool) -> Attributes:
@@ -119,20 +111,21 @@ async def _publish_async(
 ) -> Any:
     if untraced(telemetry):
         return await wrapped(*args, **kwargs)
-    operation, call = _start_publish(telemetry, js, args, kwargs)
-    if operation is None:
-        return await run_quietly(call.context, wrapped, args, kwargs)
-    previous = enter(call)
+    operation = _start_publish(telemetry, js, get_current(), args, kwargs)
+    previous = enter(operation)
     try:
         future = await wrapped(*args, **kwargs)
     except BaseException as error:
-        leave(call, previous)
-        operation.end(error)
+        leave(operation, previous)
+        if isinstance(operation, ActiveOperation):
+            operation.end(error)
         raise
-    leave(call, previous)
+    leave(operation, previous)
+    if not isinstance(operation, ActiveOperation):
+        return future
     try:
         pending: dict[str, _Publishing] = js._nc.__dict__.setdefault(_PENDING, {})
-        _Publishing(pending, call.reply, future, operation, call.has_id)
+        _Publishing(pending, operation.reply, future, operation)
     except Exception:
         _faults.report("waiting for an asynchronous publish")
         operation.end()
@@ -142,19 +135,13 @@ async def _publish_async(
 class _Publishing:
     """An asynchronous publish that waits for its ack."""
 
-    __slots__ = ("_has_id", "_pending", "_reply", "future", "operation")
+    __slots__ = ("_pending", "_reply", "future", "operation")
 
     def __init__(
-        self,
-        pending: dict[str, _Publishing],
-        reply: str,
-        future: asyncio.Future[Any],
-        operation: ActiveOperation,
-        has_id: bool,
+        self, pending: dict[str, _Publishing], reply: str, future: asyncio.Future[Any], operation: ActiveOperation
     ) -> None:
         self._pending = pending
         self._reply = reply
-        self._has_id = has_id
         self.future = future
         self.operation = operation
         pending[reply] = self
@@ -170,7 +157,7 @@ class _Publishing:
         error = future._exception
         if error is None:
             try:
-                self.operation.set(_ack_attributes(future.result(), self._has_id))
+                self.operation.set(_ack_attributes(future.result(), self.operation.has_id))
             except Exception:
                 _faults.report("reading an ack")
         self.operation.end(error)
@@ -230,10 +217,11 @@ def _subscribe(
         return wrapped(*args, **kwargs)
     connection = telemetry.connection(js._nc)
     source = make_source(connection, partial(arguments.get, args, kwargs))
-    call = Call(source=source)
+    call = Call()
+    call.source = source
     channel = connection.channel(_SUBSCRIBE, subject)
     if channel.excluded:
-        return _run_bind(call, wrapped, args, kwargs)
+        return _run_bind(source, wrapped, args, kwargs)
     attributes = _consumer_attributes(arguments.get(args, kwargs, "stream"), source.consumer)
     return run_observed(telemetry, channel, attributes, wrapped, args, kwargs, _subscribe_answer, call=call)
 
@@ -251,10 +239,12 @@ def _bind(
     if untraced(telemetry):
         return wrapped(*args, **kwargs)
     get = partial(arguments.get, args, kwargs)
-    return _run_bind(Call(source=make_source(telemetry.connection(js._nc), get)), wrapped, args, kwargs)
+    return _run_bind(make_source(telemetry.connection(js._nc), get), wrapped, args, kwargs)
 
 
-async def _run_bind(call: Call, wrapped: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+async def _run_bind(source: Source, wrapped: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    call = Call()
+    call.source = source
     previous = enter(call)
     try:
         return await wrapped(*args, **kwargs)
@@ -442,13 +432,13 @@ def _stored_message(
 
 async def _note_stored(call: Call, wrapped: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     message = await wrapped(*args, **kwargs)
-    call.stored.append((message.headers, None))
+    call.stored = (*call.stored, (message.headers, None))
     return message
 
 
 def _stored_answer(message: Any, call: Call) -> tuple[Attributes, Failure | None]:
     if not call.stored:  # by `get_last_msg`
-        call.stored.append((message.headers, None))
+        call.stored = ((message.headers, None),)
     attributes: Attributes = {messaging.MESSAGING_MESSAGE_BODY_SIZE: len(message.data or b"")}
     if message.seq:
         attributes[names.JETSTREAM_SEQUENCE] = message.seq
@@ -506,7 +496,7 @@ def _taking_source(wrapper: Callable[..., Any], make_source: Callable[..., Sourc
 
 
 ROWS: Rows = [
-    (JetStreamContext, "publish", _publish),
+    (JetStreamContext, "publish", send_wrapper(_start_publish, _publish_answer)),
     (JetStreamContext, "publish_async", _publish_async),
     (JetStreamContext, "_handle_async_reply", _handle_async_reply),
     (Client, "_close", _close),

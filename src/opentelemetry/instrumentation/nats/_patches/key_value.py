@@ -13,7 +13,7 @@ from nats.js.client import JetStreamContext
 from nats.js.errors import KeyNotFoundError, NoKeysError
 from nats.js.kv import KeyValue
 
-from opentelemetry.context import get_current
+from opentelemetry.context import Context
 from opentelemetry.instrumentation.nats import _attributes as names
 from opentelemetry.instrumentation.nats._attributes import Attributes
 from opentelemetry.instrumentation.nats._calls import Call
@@ -29,12 +29,12 @@ from opentelemetry.instrumentation.nats._patches._running import (
     rows_with_arguments,
     run_observed,
     run_quietly,
-    run_send,
+    send_rows,
     the_result,
     untraced,
 )
 from opentelemetry.instrumentation.nats._patches._watching import watcher_source, watcher_wrappers
-from opentelemetry.instrumentation.nats._telemetry import ActiveOperation, Failure, Telemetry, delivery_of
+from opentelemetry.instrumentation.nats._telemetry import Failure, Telemetry, delivery_of
 from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
 
 _PUT, _DELETE, _PURGE = "put", "delete", "purge"
@@ -44,34 +44,26 @@ _OPERATIONS = {None: _PUT, "DEL": _DELETE, "PURGE": _PURGE}
 # -- one key ----------------------------------------------------------------------------------------------------------
 
 
-def _write(
-    operation: Operation,
+def _start_write(
+    kind: Operation,
     kv_operation: str,
     arguments: Arguments,
     telemetry: Telemetry,
-    wrapped: Callable[..., Any],
     kv: Any,
+    context: Context,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-) -> Any:
-    if untraced(telemetry):
-        return wrapped(*args, **kwargs)
-    start = partial(_start_write, operation, kv_operation, telemetry, kv, arguments.get(args, kwargs, "key"))
-    return run_send(start, wrapped, args, kwargs, _written)
-
-
-def _start_write(
-    kind: Operation, kv_operation: str, telemetry: Telemetry, kv: Any, key: Any
-) -> tuple[ActiveOperation | None, Call]:
-    context = get_current()
+) -> Call:
+    key = arguments.get(args, kwargs, "key")
     if telemetry.is_excluded(f"{kv._pre}{key}"):
-        return None, Call(context)
+        return Call(context, api_prefix(kv._js))
     channel = telemetry.connection(client_of(kv)).channel(kind, kv._name, resource=True)
     attributes: Attributes = {names.KV_OPERATION: kv_operation}
     if isinstance(key, str):
         attributes[names.KV_KEY] = key
     operation = telemetry.start_send(channel, None, None, context, attributes)
-    return operation, Call(operation.context, operation, api_prefix(kv._js))
+    operation.api_prefix = api_prefix(kv._js)
+    return operation
 
 
 def _written(revision: Any, _: Call) -> tuple[Attributes, Failure | None]:
@@ -149,11 +141,12 @@ def _on_bucket(
 
 def listed(describe: Describe, entries: Any, call: Call) -> tuple[Attributes, Failure | None]:
     """Reads a list of what is stored: how many, and who wrote what."""
-    call.stored.clear()  # of what nats-py looked up to find the list
+    stored: list[tuple[Any, Attributes | None]] = []
     for entry in entries:
         delivery = delivery_of(entry)
         if delivery is not None:
-            call.stored.append((delivery.headers, describe(entry)))
+            stored.append((delivery.headers, describe(entry)))
+    call.stored = stored  # and not what nats-py looked up to find the list
     return {messaging.MESSAGING_BATCH_MESSAGE_COUNT: len(entries)}, None
 
 
@@ -203,7 +196,7 @@ ROWS: Rows = [
     *(
         row
         for name, kv_operation in _WRITES.items()
-        for row in rows_with_arguments(KeyValue, name, _write, Operation.send(f"kv.{name}"), kv_operation)
+        for row in send_rows(KeyValue, name, _start_write, _written, Operation.send(f"kv.{name}"), kv_operation)
     ),
     *rows_with_arguments(KeyValue, "get", _get, Operation.read("kv.get")),
     *(

@@ -17,7 +17,7 @@ from nats.js.client import JetStreamContext
 from nats.js.errors import NotFoundError
 from nats.js.object_store import ObjectStore
 
-from opentelemetry.context import get_current
+from opentelemetry.context import Context
 from opentelemetry.instrumentation.nats import _attributes as names
 from opentelemetry.instrumentation.nats._attributes import Attributes
 from opentelemetry.instrumentation.nats._calls import Call
@@ -31,12 +31,12 @@ from opentelemetry.instrumentation.nats._patches._running import (
     rows_with_arguments,
     run_observed,
     run_quietly,
-    run_send,
+    send_rows,
     untraced,
 )
 from opentelemetry.instrumentation.nats._patches._watching import watcher_source, watcher_wrappers
 from opentelemetry.instrumentation.nats._patches.key_value import listed, on_context
-from opentelemetry.instrumentation.nats._telemetry import ActiveOperation, Failure, Telemetry
+from opentelemetry.instrumentation.nats._telemetry import Failure, Telemetry
 from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
 
 
@@ -68,30 +68,28 @@ def _infos(result: Any) -> Sequence[Any]:
     return cast("list[Any]", result) if isinstance(result, list) else (getattr(result, "info", result),)
 
 
-def _write(
-    operation: Operation,
+def _start_write(
+    kind: Operation,
     arguments: Arguments,
     telemetry: Telemetry,
-    wrapped: Callable[..., Any],
     store: Any,
+    context: Context,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-) -> Any:
-    if untraced(telemetry):
-        return wrapped(*args, **kwargs)
+) -> Call:
     name = arguments.get(args, kwargs, "name") or getattr(arguments.get(args, kwargs, "meta"), "name", None)
-    return run_send(partial(_start_write, operation, telemetry, store, name), wrapped, args, kwargs, _info_answer)
-
-
-def _start_write(kind: Operation, telemetry: Telemetry, store: Any, name: Any) -> tuple[ActiveOperation | None, Call]:
-    context = get_current()
     if telemetry.is_excluded(_all(store)):
-        return None, Call(context)
+        return Call(context, _not_messages(store))
     channel = telemetry.connection(client_of(store)).channel(kind, store._name, resource=True)
     attributes: Attributes = {names.OBJECT_NAME: name} if isinstance(name, str) else {}
     operation = telemetry.start_send(channel, None, None, context, attributes)
-    # Neither its requests nor the chunks are the message that the hook sees.
-    return operation, Call(operation.context, operation, (api_prefix(store._js), f"$O.{store._name}.C."))
+    operation.api_prefix = _not_messages(store)
+    return operation
+
+
+def _not_messages(store: Any) -> tuple[str, str]:
+    """Returns what the subjects of a write begin with that are not the message: its requests, and the chunks."""
+    return api_prefix(store._js), f"$O.{store._name}.C."
 
 
 def _read(
@@ -137,7 +135,7 @@ ROWS: Rows = [
     *(
         row
         for name in _WRITES
-        for row in rows_with_arguments(ObjectStore, name, _write, Operation.send(f"object.{name}"))
+        for row in send_rows(ObjectStore, name, _start_write, _info_answer, Operation.send(f"object.{name}"))
     ),
     *(
         row

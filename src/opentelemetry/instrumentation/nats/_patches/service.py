@@ -6,19 +6,20 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from nats.micro.request import Request, ServiceError
 from nats.micro.service import Endpoint
 
-from opentelemetry.context import attach, get_current
+from opentelemetry.context import Context, attach, get_current
 from opentelemetry.instrumentation.nats import _attributes as names
 from opentelemetry.instrumentation.nats._attributes import Attributes
-from opentelemetry.instrumentation.nats._calls import current_call
+from opentelemetry.instrumentation.nats._calls import Call
 from opentelemetry.instrumentation.nats._connection import Source
 from opentelemetry.instrumentation.nats._patches._patching import Rows
-from opentelemetry.instrumentation.nats._patches._running import Arguments, rows_with_arguments
-from opentelemetry.instrumentation.nats._patches.client import run_reply
+from opentelemetry.instrumentation.nats._patches._running import Arguments, send_rows
+from opentelemetry.instrumentation.nats._patches.client import start_reply
 from opentelemetry.instrumentation.nats._telemetry import Delivery, Failure, Telemetry, delivery_of, suppressed
 
 # What micro answers with when a handler raises anything but a ServiceError.
@@ -98,47 +99,37 @@ def _service_error(delivery: Delivery, code: Any, description: Any) -> Failure:
     return Failure(str(code), True, str(description))
 
 
-def _respond(
+def _start_respond(
     arguments: Arguments,
     telemetry: Telemetry,
-    wrapped: Callable[..., Any],
     request: Any,
+    context: Context,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-) -> Any:
-    get = arguments.get
-    return run_reply(
-        telemetry, wrapped, request._msg, args, kwargs, get(args, kwargs, "data") or b"", get(args, kwargs, "headers")
-    )
+) -> Call:
+    get = partial(arguments.get, args, kwargs)
+    return start_reply(telemetry, request._msg, get("data") or b"", get("headers"))
 
 
-def _respond_error(
+def _start_respond_error(
     arguments: Arguments,
     telemetry: Telemetry,
-    wrapped: Callable[..., Any],
     request: Any,
+    context: Context,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-) -> Any:
-    get = arguments.get
-    code, description = get(args, kwargs, "code"), get(args, kwargs, "description")
+) -> Call:
+    get = partial(arguments.get, args, kwargs)
+    code, description = get("code"), get("description")
     delivery = delivery_of(request._msg)
-    if delivery is not None and delivery.span is not None and current_call() is None:
+    if delivery is not None and delivery.span is not None:
         delivery.failure = _service_error(delivery, code, description)
-    return run_reply(
-        telemetry,
-        wrapped,
-        request._msg,
-        args,
-        kwargs,
-        get(args, kwargs, "data") or b"",
-        get(args, kwargs, "headers"),
-        {names.SERVICE_ERROR: str(description), names.SERVICE_ERROR_CODE: str(code)},
-    )
+    attributes: Attributes = {names.SERVICE_ERROR: str(description), names.SERVICE_ERROR_CODE: str(code)}
+    return start_reply(telemetry, request._msg, get("data") or b"", get("headers"), attributes)
 
 
 ROWS: Rows = [
     (Endpoint, "_start", _start),
-    *rows_with_arguments(Request, "respond", _respond),
-    *rows_with_arguments(Request, "respond_error", _respond_error),
+    *send_rows(Request, "respond", _start_respond),
+    *send_rows(Request, "respond_error", _start_respond_error),
 ]
