@@ -32,6 +32,7 @@ _TRACE_DEST = "nats-trace-dest"
 _TRACE_DISABLED = "trace disabled"
 
 _BAGGAGE = "baggage"
+_NATS_PREFIX = "Nats-"
 
 _NO_HEADERS_SIZE = len("NATS/1.0\r\n\r\n")
 _HEADER_OVERHEAD = len(": \r\n")
@@ -112,12 +113,20 @@ def extract(headers: Mapping[str, Any] | None, context: Context) -> Context:
     """
     if not headers:
         return context
-    if len(headers) == 1 and _TRACEPARENT in headers:
+    if _TRACEPARENT in headers and (len(headers) == 1 or _others_are_of_nats(headers)):
         # By far the most messages have this one header, in this case. Propagators of other headers need not look.
         for propagator in _configured.now().readers:
             context = propagator.extract(headers, context, _GETTER)
         return context
     return propagate.extract(_in_lower_case(headers), context, _GETTER)
+
+
+def _others_are_of_nats(headers: Mapping[str, Any]) -> bool:
+    """Tells whether all headers but `traceparent` are the server's or nats-py's own, as on a stored message."""
+    for name in headers:
+        if not name.startswith(_NATS_PREFIX) and name != _TRACEPARENT:
+            return False
+    return True
 
 
 def _in_lower_case(headers: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from opentelemetry.context import Context, attach, get_current
 from opentelemetry.instrumentation.nats import _attributes as names
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._attributes import AckSubject, Attributes, captured_headers, parse_ack_subject
-from opentelemetry.instrumentation.nats._calls import Call
+from opentelemetry.instrumentation.nats._calls import API_PREFIX, Call
 from opentelemetry.instrumentation.nats._connection import (
     NO_CLIENT,
     PROCESS,
@@ -43,6 +43,7 @@ from opentelemetry.instrumentation.nats._propagation import Propagation, extract
 from opentelemetry.instrumentation.nats._subjects import carries_context, reduce_subject
 from opentelemetry.instrumentation.nats.version import __version__
 from opentelemetry.metrics import MeterProvider
+from opentelemetry.metrics import _internal as _metrics_internal
 from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.semconv.schemas import Schemas
@@ -70,6 +71,9 @@ _SUPPRESSED = context_api._SUPPRESS_INSTRUMENTATION_KEY  # pyright: ignore[repor
 _SUPPRESSED_PLAIN = "suppress_instrumentation"
 
 _NO_CONTEXT = Context()
+
+# Where the API keeps the global providers, None until there are any; its public getters cost 1 us until then.
+_TRACING, _METRICS = vars(trace), vars(_metrics_internal)
 
 _DESTINATION = messaging.MESSAGING_DESTINATION_NAME
 _BODY_SIZE = messaging.MESSAGING_MESSAGE_BODY_SIZE
@@ -151,6 +155,8 @@ class Telemetry:
         self.enabled = True
         self.options = options
         self._captures_headers = bool(options.headers)
+        self._excludes = bool(options.excluded_subjects)
+        self._withholds = bool(options.propagation_excluded_subjects)
         self.classify = classify
         self.propagation = Propagation()
         self.metrics = Metrics(meter_provider, __version__, SCHEMA_URL)
@@ -167,10 +173,10 @@ class Telemetry:
         """Tells whether nobody listens: no tracer or meter provider is set (yet), or we are uninstrumented."""
         if self.listening:
             return False
-        if not self.enabled:
+        no_tracing = _TRACING.get("_TRACER_PROVIDER", True) is None
+        if not self.enabled or (no_tracing and _METRICS.get("_METER_PROVIDER", True) is None):
             return True
-        if self._tracing_later and getattr(trace, "_TRACER_PROVIDER", True) is not None:
-            # Set after us. Asked of the module, because the public getter costs 1 us on every call until then.
+        if self._tracing_later and not no_tracing:  # set after us
             self.tracer = trace.get_tracer("opentelemetry.instrumentation.nats", __version__, schema_url=SCHEMA_URL)
             self._tracing = not isinstance(self.tracer, trace.NoOpTracer)
             self._tracing_later = False
@@ -201,11 +207,13 @@ class Telemetry:
 
     def is_excluded(self, subject: str) -> bool:
         """Tells whether the user wants no spans and no metrics of a subject."""
-        return self.options.excluded_subjects.find(subject) is not None
+        return self._excludes and self.options.excluded_subjects.find(subject) is not None
 
     def carries_context(self, subject: str) -> bool:
         """Tells whether messages on a subject may be given trace headers."""
-        return carries_context(subject) and self.options.propagation_excluded_subjects.find(subject) is None
+        return carries_context(subject) and not (
+            self._withholds and self.options.propagation_excluded_subjects.find(subject) is not None
+        )
 
     def connection(self, client: Any) -> Connection:
         """Returns what we know of a client's connection; of a fake, in a program's own tests, that is nothing."""
@@ -659,7 +667,8 @@ class ActiveOperation(Call):
     _ended: bool = False
 
     def __init__(self, telemetry: Telemetry, channel: Channel, span: Span, context: Context, injects: bool) -> None:
-        super().__init__(context)
+        self.context = context
+        self.api_prefix: str | tuple[str, ...] = API_PREFIX
         self.telemetry = telemetry
         self.channel = channel
         self.span = span
