@@ -413,7 +413,7 @@ class Telemetry:
             if counts:
                 channel.series.count += 1
                 if ack is not None:
-                    self.count_delivery(source, ack, context)
+                    self.count_deliveries(source, (ack,), context)
             if ack is None and attributes is None and message.reply and not source.connection.is_inbox(message.reply):
                 # The requester's inbox prefix is not ours: only this tells that a publish to it is the reply.
                 context = context_api.set_value(_HANDLED_REPLY, message.reply, context)
@@ -458,28 +458,30 @@ class Telemetry:
             attributes.update(captured_headers(self.options.headers, self.propagation.fields(), headers))
         return ack
 
-    def count_delivery(self, source: Source, ack: AckSubject, context: Context) -> None:
-        """Records the delivery of a JetStream message to the application.
+    def count_deliveries(self, source: Source, acks: Sequence[AckSubject], context: Context) -> None:
+        """Records the delivery of JetStream messages to the application.
 
         Args:
-            source: Where it came from.
-            ack: What its acknowledgement subject says.
-            context: The context with the span that it is delivered in.
+            source: Where they came from.
+            acks: What their acknowledgement subjects say.
+            context: The context with the span that they are delivered in.
         """
         metrics = self.metrics
         if not (metrics.on or metrics.resolve()):
             return
-        series = source.connection.jetstream_series(ack.stream, source.consumer)
+        record = metrics.delivery_latency.record
         now = time_ns()
-        try:
-            metrics.delivery_latency.record(max(0, now - ack.timestamp) / 1e9, series.attributes, context)
-        except Exception:
-            _faults.report("recording a delivery")
-        if ack.delivery_count > 1:
-            series.redeliveries += 1
-        if source.consumer:
-            series.pending = ack.pending
-            series.seen_at = now
+        for stream, _, count, _, _, timestamp, pending, _ in acks:
+            series = source.connection.jetstream_series(stream, source.consumer)
+            try:
+                record(max(0, now - timestamp) / 1e9, series.attributes, context)
+            except Exception:
+                _faults.report("recording a delivery")
+            if count > 1:
+                series.redeliveries += 1
+            if source.consumer:
+                series.pending = pending
+                series.seen_at = now
 
     def received(
         self, observation: Observation, source: Source, message: Any, attributes: Attributes | None = None
@@ -509,7 +511,7 @@ class Telemetry:
             span = observation.end(channel, all_attributes, links, messages=(message,))
             delivery.span_context = span.get_span_context()
             if ack is not None:
-                self.count_delivery(source, ack, trace.set_span_in_context(span, observation.parent))
+                self.count_deliveries(source, (ack,), trace.set_span_in_context(span, observation.parent))
             if self.options.activate_next_msg and not nested:
                 context = trace.set_span_in_context(span, observation.parent)
                 attach(context_api.set_value(_ACTIVATION, _Activation(ambient, span), context))
@@ -523,37 +525,36 @@ class Telemetry:
             if channel.excluded:
                 return
             links: list[Link] = []
-            deliveries: list[Delivery] = []
+            untraced: list[Delivery] = []
             acks: list[AckSubject] = []
             for message in messages:
                 delivery, _ = self.deliver(message, source, _NO_CONTEXT)
-                deliveries.append(delivery)
                 of_message: Attributes = {}
                 ack = self.message_attributes(of_message, message)
                 if ack is not None:
                     acks.append(ack)
-                if delivery.creation is not None:
+                if delivery.creation is None:
+                    untraced.append(delivery)
+                else:
                     links.append(Link(delivery.creation, of_message))
             channel.series.count += len(messages)
             attributes = channel.attributes.copy()
             attributes[messaging.MESSAGING_BATCH_MESSAGE_COUNT] = len(messages)
             span = observation.end(channel, attributes, links, messages=messages)
             if acks:
-                context = trace.set_span_in_context(span, observation.parent)
-                for ack in acks:
-                    self.count_delivery(source, ack, context)
-            received = span.get_span_context()
-            for delivery in deliveries:
-                # The batch's span is in no message's trace; only a message without one has nothing better.
-                if delivery.creation is None:
-                    delivery.span_context = received
+                self.count_deliveries(source, acks, trace.set_span_in_context(span, observation.parent))
+            # The batch's span is in no message's trace; only a message without one has nothing better.
+            for delivery in untraced:
+                delivery.span_context = span.get_span_context()
         except Exception:
             _faults.report("recording a receive")
 
     def before_receive(self) -> Context:
         """Returns the context that a receive is called in, after putting back what `activate_next_msg` replaced."""
         context = get_current()
-        activation = context.get(_ACTIVATION) if context else None
+        if not context or not self.options.activate_next_msg:
+            return context
+        activation = context.get(_ACTIVATION)
         # A span that the user has opened since is ambient: it stays, and the receive is its child.
         if isinstance(activation, _Activation) and trace.get_current_span(context) is activation.span:
             attach(activation.before)
@@ -810,8 +811,10 @@ class Observation:
         except Exception:
             _faults.report("starting a span")
             return INVALID_SPAN
-        if telemetry.metrics.on or telemetry.options.consume_hook is not None:
+        hook = telemetry.options.consume_hook
+        if hook is not None or telemetry.metrics.on:
             context = trace.set_span_in_context(span, context)
+        if hook is not None:
             telemetry.run_consume_hook(span, context, messages)
         telemetry.end(channel, span, context, self._started, error)
         return span

@@ -15,7 +15,7 @@ from opentelemetry.instrumentation.nats._attributes import is_status
 from opentelemetry.instrumentation.nats._calls import Call, enter, leave
 from opentelemetry.instrumentation.nats._connection import RECEIVE, Source
 from opentelemetry.instrumentation.nats._patches._handing_over import Describe
-from opentelemetry.instrumentation.nats._telemetry import Observation, Telemetry
+from opentelemetry.instrumentation.nats._telemetry import Observation, Telemetry, suppressed
 
 # What `updates` returns once its watcher is stopped; older releases of nats-py have no such thing.
 _STOPPED: Any = getattr(kv, "StopIterSentinel", ())
@@ -48,7 +48,10 @@ async def run_receive(
     Returns:
         What the method returns.
     """
-    observation = Observation(telemetry, telemetry.before_receive())
+    context = telemetry.before_receive()
+    if context and suppressed(context):
+        return await wrapped(*args, **kwargs)
+    observation = Observation(telemetry, context)
     previous = None if call is None else enter(call)
     try:
         message = await wrapped(*args, **kwargs)

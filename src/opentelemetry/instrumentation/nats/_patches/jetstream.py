@@ -32,7 +32,7 @@ from opentelemetry.instrumentation.nats._patches._running import (
     the_result,
     untraced,
 )
-from opentelemetry.instrumentation.nats._patches.subscription import next_msg
+from opentelemetry.instrumentation.nats._patches.subscription import next_msg, without_wrapper
 from opentelemetry.instrumentation.nats._telemetry import (
     ActiveOperation,
     Failure,
@@ -333,7 +333,8 @@ async def _fetch(
     call = Call()
     previous = enter(call)
     try:
-        messages = await wrapped(*args, **kwargs)
+        with without_wrapper(subscription._sub):
+            messages = await wrapped(*args, **kwargs)
     except asyncio.TimeoutError as error:
         leave(call, previous)
         # Waiting in vain is no error. But nats-py says the same when nothing could come any more.
