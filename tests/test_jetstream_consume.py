@@ -10,6 +10,7 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
+from unittest.mock import AsyncMock
 
 import nats
 import pytest
@@ -643,6 +644,34 @@ class TestPullFetch:
         with pytest.raises(nats.js.errors.FetchTimeoutError):
             await subscription.fetch(1, timeout=0.3, heartbeat=0.1)
         assert telemetry.spans() == []
+
+    async def test_two_at_a_time_are_two_batches(
+        self, nc: Client, js: JetStreamContext, telemetry: Telemetry, stream: str
+    ):
+        subscription = await js.pull_subscribe(f"{stream}.new", "worker")
+        fetches = asyncio.gather(subscription.fetch(1, timeout=5), subscription.fetch(1, timeout=5))
+        await asyncio.sleep(0)
+        telemetry.clear()
+        await publish(js, telemetry, f"{stream}.new", 2)
+        batches = await fetches
+        assert [len(batch) for batch in batches] == [1, 1]
+        received = telemetry.named(f"receive {stream}.new")
+        assert sorted(names(telemetry)) == [f"publish {stream}.new"] * 2 + [f"receive {stream}.new"] * 2
+        for span in received:
+            assert span.attributes["messaging.batch.message_count"] == 1
+
+    async def test_what_stands_in_for_the_subscriptions_next_msg_is_called_and_stays(
+        self, nc: Client, js: JetStreamContext, telemetry: Telemetry, stream: str
+    ):
+        subscription = await js.pull_subscribe(f"{stream}.new", "worker")
+        await publish(js, telemetry, f"{stream}.new", 2)
+        assert len(await subscription.fetch(1)) == 1
+        assert "next_msg" not in vars(subscription._sub)
+        subscription._sub.next_msg = mock = AsyncMock(side_effect=subscription._sub.next_msg)
+        assert len(await subscription.fetch(1)) == 1
+        assert mock.await_count
+        assert subscription._sub.next_msg is mock
+        assert len(telemetry.named(f"receive {stream}.new")) == 2
 
     async def test_a_cancelled_fetch_makes_no_span(
         self, nc: Client, js: JetStreamContext, telemetry: Telemetry, stream: str

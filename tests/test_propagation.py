@@ -420,6 +420,36 @@ class TestHeadersReceived:
         assert dict(span.parent.trace_state) == {"vendor": "x", "other": "y"}
         assert got.baggage == [{"tenant": "a", "user": "b c"}]
 
+    @pytest.mark.parametrize(
+        ("more", "found", "tenant"),
+        [
+            ("Nats-Msg-Id: 1", REMOTE, None),
+            ("Nats-Msg-Id: 1\r\nbaggage: tenant=a", REMOTE, "a"),
+            ("Nats-Msg-Id: 1\r\nBaggage: tenant=a", REMOTE, "a"),
+            (f"Nats-Msg-Id: 1\r\nTraceparent: {traceparent(OTHER)}", None, None),
+            (f"Nats-Msg-Id: 1\r\nXraceparent: {traceparent(OTHER)}", None, None),
+        ],
+    )
+    async def test_may_stand_beside_those_of_nats(
+        self,
+        telemetry: Telemetry,
+        nc: Client,
+        wire: Wire,
+        unique: Unique,
+        more: str,
+        found: SpanContext | None,
+        tenant: str | None,
+    ):
+        subject = unique("orders")
+        got = Collected()
+        await nc.subscribe(subject, cb=got.take)
+        await flush(nc)
+        await wire.publish(subject, headers=f"traceparent: {traceparent(REMOTE)}\r\n{more}\r\n".encode())
+        await got.wait_for(1)
+        (span,) = await telemetry.wait_for(f"process {subject}")
+        assert_span(span, parent=found, links=[found] if found else [])
+        assert got.baggage == [{"tenant": tenant} if tenant else {}]
+
     async def test_may_be_lists(self, telemetry: Telemetry, nc: Client, unique: Unique):
         subject = unique("orders")
         got = Collected()
@@ -777,7 +807,49 @@ class _OwnPropagator(TextMapPropagator):
         return {self.NAME}
 
 
+class _RegionalBaggage(W3CBaggagePropagator):
+    """Writes a header also where there is no baggage."""
+
+    def inject(
+        self, carrier: CarrierT, context: Context | None = None, setter: Setter[CarrierT] = default_setter
+    ) -> None:
+        setter.set(carrier, "baggage", "region=eu")
+
+
+class _Composite(CompositePropagator):
+    """Writes a header besides what its parts write."""
+
+    def inject(
+        self, carrier: CarrierT, context: Context | None = None, setter: Setter[CarrierT] = default_setter
+    ) -> None:
+        super().inject(carrier, context, setter)
+        setter.set(carrier, "x-composite", "1")
+
+
 class TestPropagators:
+    @pytest.mark.parametrize(
+        ("propagator", "header"),
+        [
+            pytest.param(CompositePropagator([_RegionalBaggage()]), "baggage: region=eu", id="of baggage"),
+            pytest.param(_Composite([]), "x-composite: 1", id="composite"),
+        ],
+    )
+    async def test_that_somebody_derived_are_asked_though_there_is_nothing_but_a_span(
+        self,
+        telemetry: Telemetry,
+        nc: Client,
+        wire: Wire,
+        unique: Unique,
+        propagators: Callable[..., None],
+        propagator: TextMapPropagator,
+        header: str,
+    ):
+        propagate.set_global_textmap(propagator)
+        subject = unique("orders")
+        await wire.subscribe(subject)
+        await nc.publish(subject)
+        assert (await wire.frame()).header_lines == [header]
+
     async def test_of_any_make_carry_the_context(
         self, telemetry: Telemetry, nc: Client, wire: Wire, unique: Unique, propagators: Callable[..., None]
     ):
