@@ -22,7 +22,7 @@ from nats.js import JetStreamContext
 from wrapt import wrap_function_wrapper
 
 import opentelemetry.instrumentation.nats as package
-from opentelemetry import propagate, trace
+from opentelemetry import baggage, context, propagate, trace
 from opentelemetry.instrumentation.nats import NATSInstrumentor, NatsInstrumentor, _faults
 from opentelemetry.instrumentation.nats.package import _instruments, _semconv_status, _supports_metrics
 from opentelemetry.instrumentation.nats.version import __version__
@@ -345,6 +345,20 @@ class TestWithoutProviders:
                 await nc.publish(subject)
             assert (await wire.frame()).header_lines == [self.LINE]
 
+    async def test_so_does_baggage_alone(
+        self, uninstrumented: None, nats_server: NatsServer, connect: Connect, unique: Unique
+    ):
+        NatsInstrumentor().instrument()
+        nc = await connect()
+        subject = unique("orders")
+        async with Wire(nats_server.url) as wire:
+            await wire.subscribe(subject)
+            before = context.get_current()
+            context.attach(baggage.set_baggage("tenant", "a"))
+            await nc.publish(subject)
+            context.attach(before)
+            assert (await wire.frame()).header_lines == ["baggage: tenant=a"]
+
     async def test_those_that_are_set_later_count(self, nats_server: NatsServer):
         finished = await run(
             program(
@@ -371,6 +385,9 @@ class TestWithoutProviders:
                     await nc.publish("traced")
                     metrics.set_meter_provider(MeterProvider([reader]))
                     await nc.publish("measured")
+                    publish = nc.publish
+                    NatsInstrumentor().uninstrument()
+                    await publish("afterwards")
                     await nc.close()
 
                 asyncio.run(main())

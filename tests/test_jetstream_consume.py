@@ -1170,6 +1170,21 @@ class TestDomainsAndPrefixes:
             for _ in range(spy.pending_msgs):
                 assert (await spy.next_msg()).headers is None
 
+    @pytest.mark.instrument(excluded_subjects=["$KV.>"])
+    async def test_nor_where_a_bucket_is_excluded(self, hub: Client, telemetry: Telemetry):
+        with unseen():
+            spy = await hub.subscribe("$JS.API.>")
+        js = hub.jetstream(prefix="own.prefix")
+        bucket = await js.create_key_value(bucket="excluded")
+        await bucket.put("key", b"")
+        await bucket.delete("key")
+        with telemetry.tracer.start_as_current_span("ambient"):
+            await bucket.create("key", b"")  # looks for the tombstone first
+        await eventually(lambda: spy.pending_msgs >= 2)
+        with unseen():
+            for _ in range(spy.pending_msgs):
+                assert (await spy.next_msg()).headers is None
+
 
 SHORT_ACK = "$JS.ACK.orders.worker.2.7.9.1700000000000000000.3"
 LONG_ACK = "$JS.ACK.hub.account.orders.worker.2.7.9.1700000000000000000.3"

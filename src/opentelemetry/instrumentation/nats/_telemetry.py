@@ -678,7 +678,7 @@ class ActiveOperation(Call):
 
     def set(self, attributes: Attributes) -> None:
         """Adds attributes that became known since the start."""
-        if attributes and not self._ended:
+        if attributes:
             self.span.set_attributes(attributes)
 
     def end(self, error: BaseException | Failure | None = None) -> None:
