@@ -16,6 +16,7 @@ import sys
 from asyncio import _get_running_loop  # pyright: ignore[reportPrivateUsage] (documented; None where the other raises)
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, cast
 
 from opentelemetry.context import Context
@@ -41,6 +42,8 @@ class Call:
         stored: Found out: the headers of the stored messages that were read inside, each with what its link is to say.
         refusal: Found out: why the server ended a pull request.
         task: The task that the call runs in, while it runs.
+        loop: The loop of the task.
+        thread: The thread of the loop.
     """
 
     # On the class, because few calls have them, and each one set costs every call.
@@ -49,6 +52,8 @@ class Call:
     stored: Sequence[tuple[Any, Attributes | None]] = ()
     refusal: str = ""
     task: asyncio.Task[Any] | None = None
+    loop: asyncio.AbstractEventLoop | None = None
+    thread: int = 0
 
     def __init__(self, context: Context | None = None, api_prefix: str | tuple[str, ...] = API_PREFIX) -> None:
         self.context = context
@@ -68,8 +73,9 @@ def current_call() -> Call | None:
     call = _current.get()
     if call is None or call.task is None:
         return None
-    loop = _get_running_loop()  # None in a thread that has inherited the mark, and runs no task
-    return call if loop is not None and call.task is _task_of(loop) else None
+    # Not the running loop, which costs a system call before Python 3.12, but that of the call: only a thread that has
+    # inherited the mark may run another one, or none.
+    return call if call.thread == get_ident() and call.task is _task_of(call.loop) else None
 
 
 def enter(call: Call | None) -> Call | None:
@@ -80,8 +86,10 @@ def enter(call: Call | None) -> Call | None:
     """
     previous = _current.get()
     if call is not None:
-        loop = _get_running_loop()
-        call.task = None if loop is None else _task_of(loop)
+        loop = call.loop = _get_running_loop()
+        if loop is not None:
+            call.task = _task_of(loop)
+            call.thread = get_ident()
     _current.set(call)
     return previous
 

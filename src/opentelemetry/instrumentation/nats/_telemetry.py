@@ -31,6 +31,7 @@ from opentelemetry.instrumentation.nats._connection import (
     NO_CLIENT,
     PROCESS,
     RECEIVE,
+    SOURCE,
     Channel,
     Connection,
     Destination,
@@ -155,7 +156,7 @@ class Telemetry:
         self.enabled = True
         self.options = options
         self._captures_headers = bool(options.headers)
-        self._excludes = bool(options.excluded_subjects)
+        self.excludes = bool(options.excluded_subjects)
         self._withholds = bool(options.propagation_excluded_subjects)
         self.classify = classify
         self.propagation = Propagation()
@@ -207,7 +208,7 @@ class Telemetry:
 
     def is_excluded(self, subject: str) -> bool:
         """Tells whether the user wants no spans and no metrics of a subject."""
-        return self._excludes and self.options.excluded_subjects.find(subject) is not None
+        return self.excludes and self.options.excluded_subjects.find(subject) is not None
 
     def carries_context(self, subject: str) -> bool:
         """Tells whether messages on a subject may be given trace headers."""
@@ -229,6 +230,13 @@ class Telemetry:
         if self._no_connection is None:
             self._no_connection = Connection(self, NO_CLIENT)
         return self._no_connection
+
+    def source(self, subscription: Any) -> Source:
+        """Returns where a subscription's messages come from."""
+        source: Source | None = subscription.__dict__.get(SOURCE)
+        if source is not None and source.connection.telemetry is self:
+            return source
+        return self.connection(subscription._conn).source(subscription)
 
     def source_of(self, message: Any) -> Source:
         """Makes a source for a `Msg` that came through a subscription from before our time."""

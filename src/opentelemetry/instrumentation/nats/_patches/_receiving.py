@@ -67,6 +67,6 @@ async def run_receive(
     if describe is not None:
         if message is not None and not isinstance(message, _STOPPED):
             telemetry.received(observation, source, message, describe(message))
-    elif not is_status(message.headers, len(message.data)):
+    elif message.data or not is_status(message.headers, 0):
         telemetry.received(observation, source, message)
     return message

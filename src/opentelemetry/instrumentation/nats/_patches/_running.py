@@ -224,7 +224,7 @@ async def run_observed(
     Args:
         telemetry: The telemetry.
         channel: The operation and what it is about.
-        attributes: The span's attributes that are known before.
+        attributes: The span's attributes that are known before, in a dictionary that nobody else has.
         wrapped: nats-py's method.
         args: Its arguments.
         kwargs: Its arguments.
@@ -255,7 +255,10 @@ async def run_observed(
     if answer is not None:
         try:
             found, failure = answer(result, call)
-            attributes = {**attributes, **found} if attributes else found
+            if attributes:
+                attributes.update(found)
+            else:
+                attributes = found
         except Exception:
             _faults.report("reading an answer")
     _finish(telemetry, observation, channel, attributes, call, links, failure, consumed(result) if consumed else ())

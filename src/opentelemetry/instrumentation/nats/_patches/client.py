@@ -109,7 +109,7 @@ def _publish(
 ) -> Any:
     if telemetry.listening or not telemetry.idle():
         return _traced_publish(telemetry, wrapped, client, args, kwargs)
-    if telemetry.enabled and get_current():
+    if get_current() and telemetry.enabled:
         return _carrying_publish(telemetry, wrapped, client, args, kwargs)
     return wrapped(*args, **kwargs)
 
@@ -117,13 +117,15 @@ def _publish(
 async def _traced_publish(
     telemetry: Telemetry, wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> None:
+    # Asked here and not where the coroutine is made: that may be awaited in another task.
+    call = current_call()
+    if call is not None and call.context is None:
+        return await wrapped(*args, **kwargs)
     try:
         subject, payload, reply, headers = _publish_arguments(*args, **kwargs)
         size = len(payload)
     except TypeError:
         return await wrapped(*args, **kwargs)  # which says so in its own words
-    # Asked here and not where the coroutine is made: that may be awaited in another task.
-    call = current_call()
     if call is not None:
         try:
             headers = _inner_headers(call, telemetry, client, subject, size, reply, headers)

@@ -55,7 +55,7 @@ def _start_write(
     kwargs: dict[str, Any],
 ) -> Call:
     key = arguments.get(args, kwargs, "key")
-    if telemetry.is_excluded(f"{kv._pre}{key}"):
+    if telemetry.excludes and telemetry.is_excluded(f"{kv._pre}{key}"):
         return Call(context, api_prefix(kv._js))
     channel = telemetry.connection(client_of(kv)).channel(kind, kv._name, resource=True)
     attributes: Attributes = {names.KV_OPERATION: kv_operation}
@@ -83,7 +83,7 @@ def _get(
     key = arguments.get(args, kwargs, "key")
     if untraced(telemetry):
         return wrapped(*args, **kwargs)
-    if telemetry.is_excluded(f"{kv._pre}{key}"):
+    if telemetry.excludes and telemetry.is_excluded(f"{kv._pre}{key}"):
         return run_quietly(None, wrapped, args, kwargs)
     return run_observed(
         telemetry,
@@ -123,7 +123,7 @@ def _on_bucket(
     if untraced(telemetry):
         return wrapped(*args, **kwargs)
     key = arguments.get(args, kwargs, "key") or arguments.get(args, kwargs, "keys")
-    if telemetry.is_excluded(f"{kv._pre}{key or '>'}"):
+    if telemetry.excludes and telemetry.is_excluded(f"{kv._pre}{key or '>'}"):
         return run_quietly(None, wrapped, args, kwargs)
     return run_observed(
         telemetry,

@@ -82,10 +82,11 @@ def next_msg(
         return _inner_next_msg(wrapped, *args, **kwargs)
     if not telemetry.listening and telemetry.idle():
         return wrapped(*args, **kwargs)
-    source = telemetry.connection(subscription._conn).source(subscription)
     # JetStream's subscription asks the core one that it wraps.
-    inner = Call() if hasattr(subscription, "_sub") else None
-    return run_receive(telemetry, source, wrapped, args, kwargs, call=inner)
+    core = subscription.__dict__.get("_sub")
+    if core is None:
+        return run_receive(telemetry, telemetry.source(subscription), wrapped, args, kwargs)
+    return run_receive(telemetry, telemetry.source(core), wrapped, args, kwargs, call=Call())
 
 
 async def _inner_next_msg(wrapped: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -131,7 +132,7 @@ def _anext(
     """A step that somebody takes by hand is a receive; loops step past this."""
     if untraced(telemetry):
         return wrapped(*args, **kwargs)
-    source = telemetry.connection(iterator._sub._conn).source(iterator._sub)
+    source = telemetry.source(iterator._sub)
     return run_receive(telemetry, source, wrapped, args, kwargs)
 
 
