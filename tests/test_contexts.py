@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextvars import copy_context
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -752,6 +754,35 @@ class TestNothingLeaks:
         await nc.close()
         nats_server.delete_streams()
         assert sorted(span.name for span in telemetry.spans()) == [f"publish audit.{name}", f"publish {name}"]
+
+    async def test_of_a_call_into_a_thread_that_is_waited_for_inside_of_it(
+        self, telemetry: Telemetry, nats_server: NatsServer, unique: Unique
+    ):
+        name = unique("orders")
+
+        async def audit() -> None:
+            nc = Client()
+            await nc.connect(nats_server.url)
+            await nc.publish(f"audit.{name}", b"")
+            await nc.close()
+
+        class Auditing(Client):
+            async def request(self, *args: Any, **kwargs: Any) -> Msg:
+                # The thread has a copy of the call's context variables, and the call's task is still the running one.
+                thread = Thread(target=copy_context().run, args=(asyncio.run, audit()))
+                thread.start()
+                thread.join()
+                return await super().request(*args, **kwargs)
+
+        nc = Auditing()
+        await nc.connect(nats_server.url)
+        js = nc.jetstream()
+        await js.add_stream(name=name, subjects=[name])
+        telemetry.clear()
+        await js.publish(name, b"")
+        await nc.close()
+        nats_server.delete_streams()
+        assert f"publish audit.{name}" in [span.name for span in telemetry.spans()]
 
     async def test_out_of_a_cancelled_call(self, telemetry: Telemetry, nc: Client, unique: Unique):
         """One await after the other is cancelled; whatever it was in, no span stays open and no context current."""

@@ -693,6 +693,22 @@ class TestInstrumentingAgain:
         assert after.of("nats.client.active_subscriptions") == {of_server: 1}
         assert after.of("nats.client.pending.messages") == {of_server: 2}
 
+    async def test_with_another_one_counts_there_what_a_subscription_from_before_receives(
+        self, telemetry: Telemetry, connect: Connect, unique: Unique
+    ):
+        subject = unique()
+        nc = await connect()
+        subscription = await nc.subscribe(subject)
+        for _ in range(2):
+            await nc.publish(subject, b"x")
+        await subscription.next_msg(timeout=5)
+        meters = Meters()
+        telemetry.instrument(meter_provider=meters.provider)
+        await subscription.next_msg(timeout=5)
+        received = messages(nc, "receive", subject)
+        assert collected(telemetry).of(CONSUMED) == {received: 1}
+        assert meters.collect().of(CONSUMED) == {received: 1}
+
 
 class TestExemplars:
     async def test_are_of_the_span_that_was_measured(self, telemetry: Telemetry, nc: Client, unique: Unique):
