@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 from wrapt import FunctionWrapper
 
@@ -16,7 +16,20 @@ from opentelemetry.instrumentation.nats._telemetry import Telemetry
 Wrapper = Callable[[Telemetry, Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], Any]
 """A wrapper as wrapt calls it, `(wrapped, instance, args, kwargs)`, with the telemetry before."""
 
-Rows = list[tuple[Any, str, Wrapper]]
+
+class Gated(NamedTuple):
+    """A wrapper that is passed by as long as a gate is closed: wrapt looks at that itself, for less.
+
+    Attributes:
+        wrapper: The wrapper.
+        is_open: The gate.
+    """
+
+    wrapper: Wrapper
+    is_open: Callable[[Telemetry], bool]
+
+
+Rows = list[tuple[Any, str, "Wrapper | Gated"]]
 """A module's table: the class that defines the method, the method's name, the wrapper."""
 
 _MISSING: Any = object()
@@ -59,5 +72,9 @@ def apply(telemetry: Telemetry, rows: Rows) -> list[Patch]:
     ]
 
 
-def _wrap(telemetry: Telemetry, wrapper: Wrapper, original: Any) -> Any:
+def _wrap(telemetry: Telemetry, wrapper: Wrapper | Gated, original: Any) -> Any:
+    if isinstance(wrapper, Gated):
+        return FunctionWrapper(
+            original, partial(wrapper.wrapper, telemetry), enabled=cast("Any", partial(wrapper.is_open, telemetry))
+        )
     return FunctionWrapper(original, partial(wrapper, telemetry))

@@ -15,7 +15,7 @@ from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._attributes import Attributes
 from opentelemetry.instrumentation.nats._calls import Call, current_call, enter, leave
 from opentelemetry.instrumentation.nats._connection import REQUEST, Channel
-from opentelemetry.instrumentation.nats._patches._patching import Rows, Wrapper
+from opentelemetry.instrumentation.nats._patches._patching import Gated, Rows
 from opentelemetry.instrumentation.nats._telemetry import ActiveOperation, Failure, Observation, Telemetry, suppressed
 from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
 
@@ -36,9 +36,14 @@ def the_result(result: Any) -> Sequence[Any]:
     return (result,)
 
 
+def outermost(telemetry: Telemetry) -> bool:
+    """Tells whether a call is the user's own, and somebody listens."""
+    return (telemetry.listening or not telemetry.idle()) and current_call() is None
+
+
 def untraced(telemetry: Telemetry) -> bool:
     """Tells whether a patched method is to do nothing of its own here: nobody listens, or it is an inner call."""
-    return telemetry.idle() or current_call() is not None or suppressed(get_current())
+    return not outermost(telemetry) or suppressed(get_current())
 
 
 def own_method(instance: Any, name: str) -> Callable[..., Any]:
@@ -130,28 +135,20 @@ async def run_quietly(
         leave(call, previous)
 
 
-def send_wrapper(start: Start, answer: Answer | None = None) -> Wrapper:
+def send_wrapper(start: Start, answer: Answer | None = None) -> Gated:
     """Makes the wrapper of a method that sends the user's message somewhere inside.
 
     Args:
         start: Starts the operation; called when the coroutine is awaited, which may be later than it is made.
         answer: Reads the result.
     """
-
-    def wrap(
-        telemetry: Telemetry, wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        if (telemetry.listening or not telemetry.idle()) and current_call() is None:
-            return run_send(telemetry, start, answer, wrapped, instance, args, kwargs)
-        return wrapped(*args, **kwargs)
-
-    return wrap
+    return Gated(partial(run_send, start, answer), outermost)
 
 
 async def run_send(
-    telemetry: Telemetry,
     start: Start,
     answer: Answer | None,
+    telemetry: Telemetry,
     wrapped: Callable[..., Any],
     instance: Any,
     args: tuple[Any, ...],
@@ -160,9 +157,9 @@ async def run_send(
     """Runs a call that sends the user's message somewhere inside.
 
     Args:
-        telemetry: The telemetry.
         start: Starts the operation.
         answer: Reads the result.
+        telemetry: The telemetry.
         wrapped: nats-py's method.
         instance: What it is a method of.
         args: Its arguments.

@@ -20,7 +20,7 @@ from opentelemetry.instrumentation.nats._attributes import Attributes
 from opentelemetry.instrumentation.nats._calls import Call, current_call, enter, leave
 from opentelemetry.instrumentation.nats._connection import REQUEST, Channel, Operation
 from opentelemetry.instrumentation.nats._patches._errors import error_type
-from opentelemetry.instrumentation.nats._patches._patching import Patch, Rows
+from opentelemetry.instrumentation.nats._patches._patching import Gated, Patch, Rows
 from opentelemetry.instrumentation.nats._patches._running import run_observed, run_quietly, send_wrapper, untraced
 from opentelemetry.instrumentation.nats._subjects import SERVICE_PREFIX
 from opentelemetry.instrumentation.nats._telemetry import (
@@ -107,11 +107,13 @@ async def _process_connect_init(
 def _publish(
     telemetry: Telemetry, wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
-    if telemetry.listening or not telemetry.idle():
-        return _traced_publish(telemetry, wrapped, client, args, kwargs)
-    if get_current() and telemetry.enabled:
-        return _carrying_publish(telemetry, wrapped, client, args, kwargs)
-    return wrapped(*args, **kwargs)
+    publish = _traced_publish if telemetry.listening else _carrying_publish
+    return publish(telemetry, wrapped, client, args, kwargs)
+
+
+def _publishes(telemetry: Telemetry) -> bool:
+    """Tells whether a message is traced, or has at least a context to carry."""
+    return telemetry.listening or not telemetry.idle() or (bool(get_current()) and telemetry.enabled)
 
 
 async def _traced_publish(
@@ -363,7 +365,7 @@ async def _count_error(telemetry: Telemetry, client: Any, callback: Any, error: 
 ROWS: Rows = [
     (Client, "connect", _connect),
     (Client, "_process_connect_init", _process_connect_init),
-    (Client, "publish", _publish),
+    (Client, "publish", Gated(_publish, _publishes)),
     (Client, "request", send_wrapper(_start_request, _request_answer)),
     (Msg, "respond", send_wrapper(_start_respond)),
     (Msg, "ack", partial(_settle, _SETTLE["ack"])),
