@@ -121,9 +121,7 @@ def _aiter(
 ) -> Any:
     if untraced(telemetry):
         return wrapped(*args, **kwargs)
-    subscription = iterator._sub
-    source = telemetry.connection(subscription._conn).source(subscription)
-    return MessageLoop(telemetry, source, own_method(iterator, "__anext__"))
+    return MessageLoop(telemetry, telemetry.source(iterator._sub), own_method(iterator, "__anext__"))
 
 
 def _anext(
@@ -132,8 +130,7 @@ def _anext(
     """A step that somebody takes by hand is a receive; loops step past this."""
     if untraced(telemetry):
         return wrapped(*args, **kwargs)
-    source = telemetry.source(iterator._sub)
-    return run_receive(telemetry, source, wrapped, args, kwargs)
+    return run_receive(telemetry, telemetry.source(iterator._sub), wrapped, args, kwargs)
 
 
 ROWS: Rows = [
