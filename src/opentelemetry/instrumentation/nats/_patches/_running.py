@@ -123,11 +123,8 @@ def send_rows(owner: Any, name: str, start: Callable[..., Call], answer: Answer 
     return [] if method is None else [(owner, name, send_wrapper(partial(start, *before, Arguments(method)), answer))]
 
 
-async def run_quietly(
-    context: Context | None, wrapped: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
-    """Runs a call that is not traced, nor anything in it; a message that it sends carries `context`."""
-    call = Call(context)
+async def run_quietly(call: Call, wrapped: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Runs a call that is not traced, nor anything in it, under a mark."""
     previous = enter(call)
     try:
         return await wrapped(*args, **kwargs)

@@ -284,7 +284,7 @@ def _settle(
         return wrapped(*args, **kwargs)
     channel, attributes = _settlement(telemetry, operation, message)
     if channel is None or channel.excluded:
-        return run_quietly(None, wrapped, args, kwargs)
+        return run_quietly(Call(), wrapped, args, kwargs)
     return run_observed(telemetry, channel, attributes, wrapped, args, kwargs, parent=telemetry.bound_parent(message))
 
 

@@ -217,11 +217,10 @@ def _subscribe(
         return wrapped(*args, **kwargs)
     connection = telemetry.connection(js._nc)
     source = make_source(connection, partial(arguments.get, args, kwargs))
-    call = Call()
-    call.source = source
+    call = _mark_with(source)
     channel = connection.channel(_SUBSCRIBE, subject)
     if channel.excluded:
-        return _run_bind(source, wrapped, args, kwargs)
+        return run_quietly(call, wrapped, args, kwargs)
     attributes = _consumer_attributes(arguments.get(args, kwargs, "stream"), source.consumer)
     return run_observed(telemetry, channel, attributes, wrapped, args, kwargs, _subscribe_answer, call=call)
 
@@ -239,17 +238,13 @@ def _bind(
     if untraced(telemetry):
         return wrapped(*args, **kwargs)
     get = partial(arguments.get, args, kwargs)
-    return _run_bind(make_source(telemetry.connection(js._nc), get), wrapped, args, kwargs)
+    return run_quietly(_mark_with(make_source(telemetry.connection(js._nc), get)), wrapped, args, kwargs)
 
 
-async def _run_bind(source: Source, wrapped: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _mark_with(source: Source) -> Call:
     call = Call()
     call.source = source
-    previous = enter(call)
-    try:
-        return await wrapped(*args, **kwargs)
-    finally:
-        leave(call, previous)
+    return call
 
 
 def _auto_ack_callback(
@@ -486,7 +481,7 @@ async def _recreate_consumer(
     telemetry: Telemetry, wrapped: Callable[..., Any], jsi: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     """An ordered consumer is made again in a task of nats-py's own; no user called `add_consumer`."""
-    return await run_quietly(None, wrapped, args, kwargs)
+    return await run_quietly(Call(), wrapped, args, kwargs)
 
 
 def _taking_source(wrapper: Callable[..., Any], make_source: Callable[..., Source]) -> Callable[..., Any]:

@@ -84,7 +84,7 @@ def _get(
     if untraced(telemetry):
         return wrapped(*args, **kwargs)
     if telemetry.excludes and telemetry.is_excluded(f"{kv._pre}{key}"):
-        return run_quietly(None, wrapped, args, kwargs)
+        return run_quietly(Call(), wrapped, args, kwargs)
     return run_observed(
         telemetry,
         telemetry.connection(client_of(kv)).channel(operation, kv._name, resource=True),
@@ -124,7 +124,7 @@ def _on_bucket(
         return wrapped(*args, **kwargs)
     key = arguments.get(args, kwargs, "key") or arguments.get(args, kwargs, "keys")
     if telemetry.excludes and telemetry.is_excluded(f"{kv._pre}{key or '>'}"):
-        return run_quietly(None, wrapped, args, kwargs)
+        return run_quietly(Call(), wrapped, args, kwargs)
     return run_observed(
         telemetry,
         telemetry.connection(client_of(kv)).channel(operation, kv._name, resource=True),

@@ -105,7 +105,7 @@ def _read(
     if untraced(telemetry):
         return wrapped(*args, **kwargs)
     if telemetry.is_excluded(_all(store)):
-        return run_quietly(None, wrapped, args, kwargs)
+        return run_quietly(Call(), wrapped, args, kwargs)
     name = arguments.get(args, kwargs, "name")
     return run_observed(
         telemetry,

@@ -43,11 +43,10 @@ class _Handler:
         handler: The user's handler.
     """
 
-    __slots__ = ("_endpoint", "_handler", "_source", "_telemetry")
+    __slots__ = ("_handler", "_source", "_telemetry")
 
     def __init__(self, telemetry: Telemetry, endpoint: Any, handler: Callable[[Any], Awaitable[Any]]) -> None:
         self._telemetry = telemetry
-        self._endpoint = endpoint
         self._handler = handler
         service = endpoint._service
         self._source = Source(
