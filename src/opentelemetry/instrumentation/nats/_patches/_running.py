@@ -41,9 +41,9 @@ def outermost(telemetry: Telemetry) -> bool:
     return (telemetry.listening or not telemetry.idle()) and current_call() is None
 
 
-def untraced(telemetry: Telemetry) -> bool:
-    """Tells whether a patched method is to do nothing of its own here: nobody listens, or it is an inner call."""
-    return not outermost(telemetry) or suppressed(get_current())
+def traced(telemetry: Telemetry) -> bool:
+    """Tells whether a call is the user's own, and is to be traced."""
+    return outermost(telemetry) and not suppressed(get_current())
 
 
 def own_method(instance: Any, name: str) -> Callable[..., Any]:
@@ -90,7 +90,7 @@ class Arguments:
         return args[position] if position is not None and position < len(args) else None
 
 
-def rows_with_arguments(owner: Any, name: str, wrapper: Callable[..., Any], *before: Any) -> Rows:
+def rows_with_arguments(owner: Any, name: str, wrapper: Callable[..., Any], *before: Any) -> list[tuple[Any, str, Any]]:
     """Makes the row of a wrapper that reads its arguments by name.
 
     Args:
@@ -106,6 +106,13 @@ def rows_with_arguments(owner: Any, name: str, wrapper: Callable[..., Any], *bef
     return [] if method is None else [(owner, name, partial(wrapper, *before, Arguments(method)))]
 
 
+def traced_rows(owner: Any, name: str, wrapper: Callable[..., Any], *before: Any) -> Rows:
+    """Makes the same row for a wrapper that is to be passed by where nothing is traced."""
+    return [
+        (owner, name, Gated(wrap, traced)) for owner, name, wrap in rows_with_arguments(owner, name, wrapper, *before)
+    ]
+
+
 def send_rows(owner: Any, name: str, start: Callable[..., Call], answer: Answer | None = None, *before: Any) -> Rows:
     """Makes the row of a method that sends, see `send_wrapper`, whose `Start` reads its arguments by name.
 
@@ -119,8 +126,10 @@ def send_rows(owner: Any, name: str, start: Callable[..., Call], answer: Answer 
     Returns:
         The row; no row where this version of nats-py lacks the method.
     """
-    method = owner.__dict__.get(name)
-    return [] if method is None else [(owner, name, send_wrapper(partial(start, *before, Arguments(method)), answer))]
+    return [
+        (owner, name, send_wrapper(bound, answer))
+        for owner, name, bound in rows_with_arguments(owner, name, start, *before)
+    ]
 
 
 async def run_quietly(call: Call, wrapped: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -21,7 +21,7 @@ from opentelemetry.instrumentation.nats._calls import Call, current_call, enter,
 from opentelemetry.instrumentation.nats._connection import REQUEST, Channel, Operation
 from opentelemetry.instrumentation.nats._patches._errors import error_type
 from opentelemetry.instrumentation.nats._patches._patching import Gated, Patch, Rows
-from opentelemetry.instrumentation.nats._patches._running import run_observed, run_quietly, send_wrapper, untraced
+from opentelemetry.instrumentation.nats._patches._running import run_observed, run_quietly, send_wrapper, traced
 from opentelemetry.instrumentation.nats._subjects import SERVICE_PREFIX
 from opentelemetry.instrumentation.nats._telemetry import (
     ActiveOperation,
@@ -276,8 +276,6 @@ def _settle(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Any:
-    if untraced(telemetry):
-        return wrapped(*args, **kwargs)
     delivery = delivery_of(message)
     if delivery is not None and delivery.settled:
         delivery.settled = False
@@ -368,11 +366,11 @@ ROWS: Rows = [
     (Client, "publish", Gated(_publish, _publishes)),
     (Client, "request", send_wrapper(_start_request, _request_answer)),
     (Msg, "respond", send_wrapper(_start_respond)),
-    (Msg, "ack", partial(_settle, _SETTLE["ack"])),
-    (Msg, "ack_sync", partial(_settle, _SETTLE["ack"])),
-    (Msg, "nak", partial(_settle, _SETTLE["nak"])),
-    (Msg, "term", partial(_settle, _SETTLE["term"])),
-    (Msg, "in_progress", partial(_settle, _SETTLE["in_progress"])),
+    (Msg, "ack", Gated(partial(_settle, _SETTLE["ack"]), traced)),
+    (Msg, "ack_sync", Gated(partial(_settle, _SETTLE["ack"]), traced)),
+    (Msg, "nak", Gated(partial(_settle, _SETTLE["nak"]), traced)),
+    (Msg, "term", Gated(partial(_settle, _SETTLE["term"]), traced)),
+    (Msg, "in_progress", Gated(partial(_settle, _SETTLE["in_progress"]), traced)),
 ]
 
 

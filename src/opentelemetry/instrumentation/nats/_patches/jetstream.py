@@ -30,7 +30,8 @@ from opentelemetry.instrumentation.nats._patches._running import (
     run_quietly,
     send_wrapper,
     the_result,
-    untraced,
+    traced,
+    traced_rows,
 )
 from opentelemetry.instrumentation.nats._patches.subscription import next_msg, without_wrapper
 from opentelemetry.instrumentation.nats._telemetry import (
@@ -109,7 +110,7 @@ def _ack_attributes(ack: Any, has_id: bool) -> Attributes:
 async def _publish_async(
     telemetry: Telemetry, wrapped: Callable[..., Any], js: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
-    if untraced(telemetry):
+    if not traced(telemetry):
         return await wrapped(*args, **kwargs)
     operation = _start_publish(telemetry, js, get_current(), args, kwargs)
     previous = enter(operation)
@@ -210,8 +211,6 @@ def _subscribe(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Any:
-    if untraced(telemetry):
-        return wrapped(*args, **kwargs)
     subject = arguments.get(args, kwargs, "subject")
     if not isinstance(subject, str):
         return wrapped(*args, **kwargs)
@@ -235,8 +234,6 @@ def _bind(
     kwargs: dict[str, Any],
 ) -> Any:
     """Binding makes no round trip, so no span; it only tells where the messages come from."""
-    if untraced(telemetry):
-        return wrapped(*args, **kwargs)
     get = partial(arguments.get, args, kwargs)
     return run_quietly(_mark_with(make_source(telemetry.connection(js._nc), get)), wrapped, args, kwargs)
 
@@ -315,7 +312,7 @@ def _pull_bind_source(connection: Any, get: Callable[[str], Any]) -> Source:
 async def _fetch(
     telemetry: Telemetry, wrapped: Callable[..., Any], subscription: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
-    if untraced(telemetry) or subscription._sub is None:
+    if not traced(telemetry) or subscription._sub is None:
         return await wrapped(*args, **kwargs)
     connection = telemetry.connection(subscription._nc)
     source = connection.source(subscription)
@@ -365,8 +362,6 @@ def _manage(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Any:
-    if untraced(telemetry):
-        return wrapped(*args, **kwargs)
     get = partial(arguments.get, args, kwargs)
     stream = get("stream") or get("name") or get("stream_name") or getattr(get("config"), "name", None)
     consumer = get("consumer")
@@ -407,7 +402,7 @@ def _stored_message(
     call = current_call()
     if call is not None and operation.name == "get_msg":  # which `get_last_msg` calls in its turn
         return _note_stored(call, wrapped, args, kwargs)
-    if untraced(telemetry):
+    if not traced(telemetry):
         return wrapped(*args, **kwargs)
     stream = arguments.get(args, kwargs, "stream_name")
     channel = telemetry.connection(manager._nc).channel(
@@ -496,19 +491,15 @@ ROWS: Rows = [
     (JetStreamContext, "publish_async", _publish_async),
     (JetStreamContext, "_handle_async_reply", _handle_async_reply),
     (Client, "_close", _close),
-    *rows_with_arguments(JetStreamContext, "subscribe", _taking_source(_subscribe, _push_source)),
-    *rows_with_arguments(JetStreamContext, "subscribe_bind", _taking_source(_bind, _push_bind_source)),
-    *rows_with_arguments(JetStreamContext, "pull_subscribe", _taking_source(_subscribe, _pull_source)),
-    *rows_with_arguments(JetStreamContext, "pull_subscribe_bind", _taking_source(_bind, _pull_bind_source)),
+    *traced_rows(JetStreamContext, "subscribe", _taking_source(_subscribe, _push_source)),
+    *traced_rows(JetStreamContext, "subscribe_bind", _taking_source(_bind, _push_bind_source)),
+    *traced_rows(JetStreamContext, "pull_subscribe", _taking_source(_subscribe, _pull_source)),
+    *traced_rows(JetStreamContext, "pull_subscribe_bind", _taking_source(_bind, _pull_bind_source)),
     (JetStreamContext, "_auto_ack_callback", _auto_ack_callback),
     (JetStreamContext.PushSubscription, "next_msg", next_msg),
     (JetStreamContext.PullSubscription, "fetch", _fetch),
     (JetStreamContext._JSI, "recreate_consumer", _recreate_consumer),  # pyright: ignore[reportPrivateUsage]
-    *(
-        row
-        for name in _MANAGEMENT
-        for row in rows_with_arguments(JetStreamManager, name, _manage, Operation.client(name))
-    ),
+    *(row for name in _MANAGEMENT for row in traced_rows(JetStreamManager, name, _manage, Operation.client(name))),
     *(
         row
         for name in _STORED

@@ -26,12 +26,11 @@ from opentelemetry.instrumentation.nats._patches._running import (
     Consumed,
     api_prefix,
     client_of,
-    rows_with_arguments,
     run_observed,
     run_quietly,
     send_rows,
     the_result,
-    untraced,
+    traced_rows,
 )
 from opentelemetry.instrumentation.nats._patches._watching import watcher_source, watcher_wrappers
 from opentelemetry.instrumentation.nats._telemetry import Failure, Telemetry, delivery_of
@@ -81,8 +80,6 @@ def _get(
     kwargs: dict[str, Any],
 ) -> Any:
     key = arguments.get(args, kwargs, "key")
-    if untraced(telemetry):
-        return wrapped(*args, **kwargs)
     if telemetry.excludes and telemetry.is_excluded(f"{kv._pre}{key}"):
         return run_quietly(Call(), wrapped, args, kwargs)
     return run_observed(
@@ -120,8 +117,6 @@ def _on_bucket(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Any:
-    if untraced(telemetry):
-        return wrapped(*args, **kwargs)
     key = arguments.get(args, kwargs, "key") or arguments.get(args, kwargs, "keys")
     if telemetry.excludes and telemetry.is_excluded(f"{kv._pre}{key or '>'}"):
         return run_quietly(Call(), wrapped, args, kwargs)
@@ -160,8 +155,6 @@ def on_context(
     kwargs: dict[str, Any],
 ) -> Any:
     """Wraps the methods of `JetStreamContext` that look up, make and delete a bucket, of either store."""
-    if untraced(telemetry):
-        return wrapped(*args, **kwargs)
     bucket = arguments.get(args, kwargs, "bucket") or getattr(arguments.get(args, kwargs, "config"), "bucket", None)
     name = bucket if isinstance(bucket, str) else None
     channel = telemetry.connection(js._nc).channel(operation, name, resource=True)
@@ -198,21 +191,21 @@ ROWS: Rows = [
         for name, kv_operation in _WRITES.items()
         for row in send_rows(KeyValue, name, _start_write, _written, Operation.send(f"kv.{name}"), kv_operation)
     ),
-    *rows_with_arguments(KeyValue, "get", _get, Operation.read("kv.get")),
+    *traced_rows(KeyValue, "get", _get, Operation.read("kv.get")),
     *(
         row
         for name, consumed in _LISTS.items()
-        for row in rows_with_arguments(KeyValue, name, _on_bucket, Operation.read(f"kv.{name}"), _LISTED, consumed)
+        for row in traced_rows(KeyValue, name, _on_bucket, Operation.read(f"kv.{name}"), _LISTED, consumed)
     ),
     *(
         row
         for name in _OTHERS
-        for row in rows_with_arguments(KeyValue, name, _on_bucket, Operation.client(f"kv.{name}"), None, None)
+        for row in traced_rows(KeyValue, name, _on_bucket, Operation.client(f"kv.{name}"), None, None)
     ),
     *(
         row
         for name in ("key_value", "create_key_value", "delete_key_value")
-        for row in rows_with_arguments(JetStreamContext, name, on_context, Operation.client(name))
+        for row in traced_rows(JetStreamContext, name, on_context, Operation.client(name))
     ),
     *((KeyValue.KeyWatcher, name, wrapper) for name, wrapper in watcher_wrappers(_source_of, _describe).items()),
 ]

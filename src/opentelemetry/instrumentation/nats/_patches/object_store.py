@@ -28,11 +28,10 @@ from opentelemetry.instrumentation.nats._patches._running import (
     Arguments,
     api_prefix,
     client_of,
-    rows_with_arguments,
     run_observed,
     run_quietly,
     send_rows,
-    untraced,
+    traced_rows,
 )
 from opentelemetry.instrumentation.nats._patches._watching import watcher_source, watcher_wrappers
 from opentelemetry.instrumentation.nats._patches.key_value import listed, on_context
@@ -102,8 +101,6 @@ def _read(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Any:
-    if untraced(telemetry):
-        return wrapped(*args, **kwargs)
     if telemetry.is_excluded(_all(store)):
         return run_quietly(Call(), wrapped, args, kwargs)
     name = arguments.get(args, kwargs, "name")
@@ -140,17 +137,17 @@ ROWS: Rows = [
     *(
         row
         for name, answer in _READS.items()
-        for row in rows_with_arguments(ObjectStore, name, _read, Operation.read(f"object.{name}"), answer)
+        for row in traced_rows(ObjectStore, name, _read, Operation.read(f"object.{name}"), answer)
     ),
     *(
         row
         for name in _OTHERS
-        for row in rows_with_arguments(ObjectStore, name, _read, Operation.client(f"object.{name}"), None)
+        for row in traced_rows(ObjectStore, name, _read, Operation.client(f"object.{name}"), None)
     ),
     *(
         row
         for name in ("object_store", "create_object_store", "delete_object_store")
-        for row in rows_with_arguments(JetStreamContext, name, on_context, Operation.client(name))
+        for row in traced_rows(JetStreamContext, name, on_context, Operation.client(name))
     ),
     *((ObjectStore.ObjectWatcher, name, wrapper) for name, wrapper in watcher_wrappers(_source_of, _describe).items()),
 ]

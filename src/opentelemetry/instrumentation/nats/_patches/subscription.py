@@ -17,9 +17,9 @@ from opentelemetry.instrumentation.nats._attributes import STATUS_HEADER, header
 from opentelemetry.instrumentation.nats._calls import Call, current_call
 from opentelemetry.instrumentation.nats._connection import SOURCE
 from opentelemetry.instrumentation.nats._patches._handing_over import MessageLoop, trace_callback
-from opentelemetry.instrumentation.nats._patches._patching import Rows
+from opentelemetry.instrumentation.nats._patches._patching import Gated, Rows
 from opentelemetry.instrumentation.nats._patches._receiving import run_receive
-from opentelemetry.instrumentation.nats._patches._running import own_method, untraced
+from opentelemetry.instrumentation.nats._patches._running import own_method, traced
 from opentelemetry.instrumentation.nats._patches._watching import Feeder
 from opentelemetry.instrumentation.nats._telemetry import Telemetry
 
@@ -119,8 +119,6 @@ def without_wrapper(subscription: Any) -> Generator[None]:
 def _aiter(
     telemetry: Telemetry, wrapped: Callable[..., Any], iterator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
-    if untraced(telemetry):
-        return wrapped(*args, **kwargs)
     return MessageLoop(telemetry, telemetry.source(iterator._sub), own_method(iterator, "__anext__"))
 
 
@@ -128,14 +126,12 @@ def _anext(
     telemetry: Telemetry, wrapped: Callable[..., Any], iterator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     """A step that somebody takes by hand is a receive; loops step past this."""
-    if untraced(telemetry):
-        return wrapped(*args, **kwargs)
     return run_receive(telemetry, telemetry.source(iterator._sub), wrapped, args, kwargs)
 
 
 ROWS: Rows = [
     (Subscription, "_start", _start),
     (Subscription, "next_msg", next_msg),
-    (_SubscriptionMessageIterator, "__aiter__", _aiter),
-    (_SubscriptionMessageIterator, "__anext__", _anext),
+    (_SubscriptionMessageIterator, "__aiter__", Gated(_aiter, traced)),
+    (_SubscriptionMessageIterator, "__anext__", Gated(_anext, traced)),
 ]
