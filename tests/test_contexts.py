@@ -741,8 +741,11 @@ class TestNothingLeaks:
         name = unique("orders")
 
         class Auditing(Client):
+            async def audit(self) -> None:
+                await self.publish(f"audit.{name}", b"")
+
             async def request(self, *args: Any, **kwargs: Any) -> Msg:
-                await asyncio.create_task(self.publish(f"audit.{name}", b""))
+                await asyncio.create_task(self.audit())
                 return await super().request(*args, **kwargs)
 
         nc = Auditing()

@@ -6,7 +6,7 @@
 `kv.put` calls `js.publish` calls `nc.request` calls `nc.publish`: four public methods, one user call. A mark in a
 context variable tells the inner three. But tasks inherit context variables, and nats-py starts tasks inside such calls
 that run for ever (the callback task of a subscription, for one): a plain mark would silence all that a handler does.
-So the mark is an object that names the one task it is meant for, and forgets it when the call is over.
+So the mark names the one task that it is meant for, and is taken back when the call is over.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from __future__ import annotations
 import asyncio
 import sys
 from asyncio import _get_running_loop  # pyright: ignore[reportPrivateUsage] (documented; None where the other raises)
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, cast
@@ -41,19 +42,15 @@ class Call:
         reply: Found out: the reply subject of the last message published inside.
         stored: Found out: the headers of the stored messages that were read inside, each with what its link is to say.
         refusal: Found out: why the server ended a pull request.
-        task: The task that the call runs in, while it runs.
-        loop: The loop of the task.
-        thread: The thread of the loop.
     """
 
     # On the class, because few calls have them, and each one set costs every call.
+    context: Context | None = None
+    api_prefix: str | tuple[str, ...] = API_PREFIX
     source: Source | None = None
     reply: str = ""
     stored: Sequence[tuple[Any, Attributes | None]] = ()
     refusal: str = ""
-    task: asyncio.Task[Any] | None = None
-    loop: asyncio.AbstractEventLoop | None = None
-    thread: int = 0
 
     def __init__(self, context: Context | None = None, api_prefix: str | tuple[str, ...] = API_PREFIX) -> None:
         self.context = context
@@ -65,37 +62,58 @@ _task_of: Callable[[Any], asyncio.Task[Any] | None] = (
     asyncio.current_task if sys.version_info >= (3, 12) else cast("Any", asyncio.tasks)._current_tasks.get
 )
 
-_current: ContextVar[Call | None] = ContextVar("opentelemetry_nats_call", default=None)
+
+class Mark:
+    """What one task is inside of. It serves all calls of the task, because to set a context variable takes longer.
+
+    Attributes:
+        call: The call that is running, or None.
+    """
+
+    __slots__ = ("_loop", "_task", "_thread", "call")
+
+    def __init__(self) -> None:
+        self.call: Call | None = None
+        self._loop = _get_running_loop()
+        # Its number, because the task has the context that has us. Another task may get the same number, once this
+        # one is gone, and with it its calls.
+        self._task = id(self._loop and _task_of(self._loop))
+        self._thread = get_ident()
+
+    def is_ours(self) -> bool:
+        """Tells whether it is that of the running task, and not of one that the context was inherited from."""
+        # Not the running loop, which costs a system call before Python 3.12, but that of the mark: only a thread that
+        # has inherited it may run another one, or none.
+        return self._thread == get_ident() and self._task == id(self._loop and _task_of(self._loop))
+
+
+_mark: ContextVar[Mark | None] = ContextVar("opentelemetry_nats_mark", default=None)
 
 
 def current_call() -> Call | None:
     """Returns the call that the running task is inside of, or None."""
-    call = _current.get()
-    if call is None or call.task is None:
+    mark = _mark.get()
+    if mark is None or mark.call is None:
         return None
-    # Not the running loop, which costs a system call before Python 3.12, but that of the call: only a thread that has
-    # inherited the mark may run another one, or none.
-    return call if call.thread == get_ident() and call.task is _task_of(call.loop) else None
+    return mark.call if mark.is_ours() else None
 
 
-def enter(call: Call | None) -> Call | None:
-    """Marks the running task as inside `call`; None marks it as outside of any, for user code that nats-py calls.
-
-    Returns:
-        What `leave` needs to restore.
-    """
-    previous = _current.get()
-    if call is not None:
-        loop = call.loop = _get_running_loop()
-        if loop is not None:
-            call.task = _task_of(loop)
-            call.thread = get_ident()
-    _current.set(call)
-    return previous
+def own_mark() -> Mark:
+    """Returns the mark of the running task. Who sets its `call` also sets it to None again, when the call is over."""
+    mark = _mark.get()
+    if mark is None or not mark.is_ours():
+        mark = Mark()
+        _mark.set(mark)
+    return mark
 
 
-def leave(call: Call | None, previous: Call | None) -> None:
-    """Ends `call`, also for the tasks that inherited the mark."""
-    if call is not None:
-        call.task = None
-    _current.set(previous)
+@contextmanager
+def outside() -> Generator[None]:
+    """Lets the user's code, which nats-py or we run in the middle of a call, be outside of it."""
+    mark = own_mark()
+    call = mark.call
+    mark.call = None
+    try:
+        yield
+    finally:
+        mark.call = call

@@ -26,7 +26,7 @@ from opentelemetry.context import Context, attach, get_current
 from opentelemetry.instrumentation.nats import _attributes as names
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._attributes import AckSubject, Attributes, captured_headers, parse_ack_subject
-from opentelemetry.instrumentation.nats._calls import API_PREFIX, Call
+from opentelemetry.instrumentation.nats._calls import Call, outside
 from opentelemetry.instrumentation.nats._connection import (
     NO_CLIENT,
     PROCESS,
@@ -651,7 +651,8 @@ class Telemetry:
         previous = get_current()
         attach(context)
         try:
-            hook(span, message)
+            with outside():
+                hook(span, message)
         except (Exception, CancelledError):  # nobody cancels a plain function: the hook looked at a cancelled future
             _faults.report(where)
         finally:
@@ -676,8 +677,7 @@ class ActiveOperation(Call):
     _ended: bool = False
 
     def __init__(self, telemetry: Telemetry, channel: Channel, span: Span, context: Context, injects: bool) -> None:
-        self.context = context
-        self.api_prefix: str | tuple[str, ...] = API_PREFIX
+        self.context = context  # pyright: ignore[reportIncompatibleVariableOverride] (it always has one)
         self.telemetry = telemetry
         self.channel = channel
         self.span = span
@@ -775,17 +775,20 @@ class Delivery:
             self.source.connection.telemetry.end(channel, span, context, self._started, error)
 
 
-class Observation:
-    """An operation whose span is made when it is over.
+class Observation(Call):
+    """An operation whose span is made when it is over, and the mark for what nats-py calls inside.
+
+    Args:
+        telemetry: What it belongs to.
+        parent: The context that holds the parent.
 
     Attributes:
+        telemetry: What it belongs to.
         parent: The context that holds the parent.
     """
 
-    __slots__ = ("_started", "_started_at", "_telemetry", "parent")
-
     def __init__(self, telemetry: Telemetry, parent: Context) -> None:
-        self._telemetry = telemetry
+        self.telemetry = telemetry
         self.parent = parent
         self._started = perf_counter_ns()
         self._started_at = time_ns()
@@ -810,7 +813,7 @@ class Observation:
         Returns:
             The span, ended; an invalid one after a fault.
         """
-        telemetry = self._telemetry
+        telemetry = self.telemetry
         context = self.parent
         try:
             span = telemetry.tracer.start_span(
@@ -839,7 +842,7 @@ class Observation:
         if failure is not None:
             self.end(channel, channel.attributes, error=failure)
             return
-        metrics = self._telemetry.metrics
+        metrics = self.telemetry.metrics
         if metrics.on or metrics.resolve():
             try:
                 metrics.operation_duration.record(
@@ -847,6 +850,48 @@ class Observation:
                 )
             except Exception:
                 _faults.report("recording an operation")
+
+
+class ObservedCall(Observation):
+    """An observation of a call that is known from the start.
+
+    Args:
+        telemetry: What it belongs to.
+        parent: The context that holds the parent.
+        channel: The operation and what it is about.
+        attributes: What the span has besides.
+    """
+
+    def __init__(
+        self, telemetry: Telemetry, parent: Context, channel: Channel, attributes: Attributes | None = None
+    ) -> None:
+        super().__init__(telemetry, parent)
+        self._channel = channel
+        self._attributes = attributes
+
+    def finish(
+        self,
+        attributes: Attributes,
+        error: BaseException | Failure | None,
+        links: bool = False,
+        messages: Sequence[Any] = (),
+    ) -> None:
+        """Ends the call.
+
+        Args:
+            attributes: What became known since.
+            error: What it failed with, if it did.
+            links: Whether to link to the writers of the stored messages that were read inside.
+            messages: What was received, for the user's hook.
+        """
+        channel = self._channel
+        all_attributes = channel.attributes.copy()
+        if self._attributes:
+            all_attributes.update(self._attributes)
+        if attributes:
+            all_attributes.update(attributes)
+        writers = self.telemetry.stored_links(self.stored) if links and self.stored else ()
+        self.end(channel, all_attributes, writers, error, messages)
 
 
 _ROOMY = 65536

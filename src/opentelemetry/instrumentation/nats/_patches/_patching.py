@@ -6,30 +6,48 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple, cast
+from functools import partial, wraps
+from types import FunctionType, MethodType
+from typing import Any, NamedTuple
 
 from wrapt import FunctionWrapper
 
+from opentelemetry.instrumentation.nats._calls import Call, current_call
 from opentelemetry.instrumentation.nats._telemetry import Telemetry
 
 Wrapper = Callable[[Telemetry, Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], Any]
 """A wrapper as wrapt calls it, `(wrapped, instance, args, kwargs)`, with the telemetry before."""
 
 
-class Gated(NamedTuple):
-    """A wrapper that is passed by as long as a gate is closed: wrapt looks at that itself, for less.
+Make = Callable[[Telemetry, Callable[..., Any], Callable[..., Any]], Callable[..., Any]]
+"""Makes the coroutine function that runs instead of a method, with the same arguments. Given are the telemetry,
+nats-py's own function, and what to call instead of it inside of another call: with that call, and the arguments."""
+
+
+def _own(_: Telemetry, original: Callable[..., Any], __: Call, instance: Any, /, *args: Any, **kwargs: Any) -> Any:
+    return original(instance, *args, **kwargs)
+
+
+def _listens(telemetry: Telemetry) -> bool:
+    return not telemetry.idle()
+
+
+class Replaced(NamedTuple):
+    """A coroutine method that runs as a user's call.
 
     Attributes:
-        wrapper: The wrapper.
-        is_open: The gate.
+        make: Makes what runs instead.
+        inner: What is called instead of nats-py's own method inside of a call of the user's: with the telemetry,
+            nats-py's own function, that call, and the method's arguments.
+        wanted: Tells whether ours is to run although nobody listens at the moment.
     """
 
-    wrapper: Wrapper
-    is_open: Callable[[Telemetry], bool]
+    make: Make
+    inner: Callable[..., Any] = _own
+    wanted: Callable[[Telemetry], bool] = _listens
 
 
-Rows = list[tuple[Any, str, "Wrapper | Gated"]]
+Rows = list[tuple[Any, str, "Wrapper | Replaced"]]
 """A module's table: the class that defines the method, the method's name, the wrapper."""
 
 _MISSING: Any = object()
@@ -72,9 +90,49 @@ def apply(telemetry: Telemetry, rows: Rows) -> list[Patch]:
     ]
 
 
-def _wrap(telemetry: Telemetry, wrapper: Wrapper | Gated, original: Any) -> Any:
-    if isinstance(wrapper, Gated):
-        return FunctionWrapper(
-            original, partial(wrapper.wrapper, telemetry), enabled=cast("Any", partial(wrapper.is_open, telemetry))
-        )
+def _wrap(telemetry: Telemetry, wrapper: Wrapper | Replaced, original: Any) -> Any:
+    if isinstance(wrapper, Replaced):
+        return _method(telemetry, wrapper, original)
     return FunctionWrapper(original, partial(wrapper, telemetry))
+
+
+def _bind_and_call(method: Any, instance: Any, /, *args: Any, **kwargs: Any) -> Any:
+    """Calls what another instrumentation has put into the class before us; not being a function, it has to be bound."""
+    return method.__get__(instance, type(instance))(*args, **kwargs)
+
+
+_FunctionWrapper: Any = FunctionWrapper
+
+
+def _method(telemetry: Telemetry, replaced: Replaced, original: Any) -> Any:
+    """Makes what stands in the class for a coroutine method of nats-py's; wrapt makes it look like the original.
+
+    Looked up on an instance, it is one of several plain methods, which costs half of wrapt's bound wrapper: ours for
+    the user; inside of a user's call, where it is nats-py that looks, nats-py's own. So a call passes one wrapper only,
+    through however many of nats-py's methods it goes.
+    """
+    function = original if type(original) is FunctionType else partial(_bind_and_call, original)
+    inner = partial(replaced.inner, telemetry, function)
+    ours = wraps(original)(replaced.make(telemetry, function, inner))
+    plain = replaced.inner is _own
+    wanted = replaced.wanted
+
+    # A class for each method, because wrapt's objects take five times as long as a closure to find what they have.
+    class Method(_FunctionWrapper):
+        def __get__(self, instance: Any, owner: Any = None) -> Any:
+            if instance is None:
+                return _FunctionWrapper.__get__(self, instance, owner)
+            call = current_call()
+            if call is not None:
+                return original.__get__(instance, owner) if plain else partial(inner, call, instance)
+            if telemetry.listening or wanted(telemetry):
+                return MethodType(ours, instance)
+            return original.__get__(instance, owner)
+
+    def call_unbound(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if instance is None:
+            instance, args = args[0], args[1:]
+        return method.__get__(instance)(*args, **kwargs)
+
+    method = Method(original, call_unbound)
+    return method

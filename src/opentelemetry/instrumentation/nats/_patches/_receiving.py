@@ -12,9 +12,10 @@ from typing import Any
 from nats.js import kv
 
 from opentelemetry.instrumentation.nats._attributes import is_status
-from opentelemetry.instrumentation.nats._calls import Call, enter, leave
+from opentelemetry.instrumentation.nats._calls import own_mark
 from opentelemetry.instrumentation.nats._connection import RECEIVE, Source
 from opentelemetry.instrumentation.nats._patches._handing_over import Describe
+from opentelemetry.instrumentation.nats._patches._patching import Replaced
 from opentelemetry.instrumentation.nats._telemetry import Observation, Telemetry, suppressed
 
 # What `updates` returns once its watcher is stopped; older releases of nats-py have no such thing.
@@ -25,48 +26,52 @@ _STOPPED: Any = getattr(kv, "StopIterSentinel", ())
 _NOTHING = (asyncio.TimeoutError, asyncio.CancelledError, StopAsyncIteration)
 
 
-async def run_receive(
-    telemetry: Telemetry,
-    source: Source,
-    wrapped: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+def receiving(
+    source_of: Callable[[Telemetry, Any], Source],
     describe: Describe | None = None,
-    call: Call | None = None,
-) -> Any:
-    """Runs a call that waits for one message; waiting in vain is no error and makes no span.
+    *,
+    marks: bool = False,
+    inner: Callable[..., Any] | None = None,
+) -> Replaced:
+    """Traces a method that waits for one message; waiting in vain is no error and makes no span.
 
     Args:
-        telemetry: The telemetry.
-        source: Where the message comes from.
-        wrapped: nats-py's method.
-        args: Its arguments.
-        kwargs: Its arguments.
+        source_of: Finds where the message comes from.
         describe: Makes the attributes of what is no `Msg`.
-        call: The mark for what is inside, where nats-py's method calls other public methods.
-
-    Returns:
-        What the method returns.
+        marks: Whether nats-py's method calls other public methods.
+        inner: What nats-py finds instead of the method inside of another call.
     """
-    context = telemetry.before_receive()
-    if context and suppressed(context):
-        return await wrapped(*args, **kwargs)
-    observation = Observation(telemetry, context)
-    previous = None if call is None else enter(call)
-    try:
-        message = await wrapped(*args, **kwargs)
-    except BaseException as error:
-        if call is not None:
-            leave(call, previous)
-        if isinstance(error, (Exception, *_NOTHING)):
-            failure = None if isinstance(error, _NOTHING) else error
-            observation.nothing(source.channel(RECEIVE, source.subject), failure)
-        raise
-    if call is not None:
-        leave(call, previous)
-    if describe is not None:
-        if message is not None and not isinstance(message, _STOPPED):
-            telemetry.received(observation, source, message, describe(message))
-    elif message.data or not is_status(message.headers, 0):
-        telemetry.received(observation, source, message)
-    return message
+
+    def make(telemetry: Telemetry, original: Callable[..., Any], inside: Callable[..., Any]) -> Callable[..., Any]:
+        async def receive(instance: Any, /, *args: Any, **kwargs: Any) -> Any:
+            if not telemetry.listening and telemetry.idle():
+                return await original(instance, *args, **kwargs)
+            context = telemetry.before_receive()
+            if context and suppressed(context):
+                return await original(instance, *args, **kwargs)
+            mark = own_mark()
+            if mark.call is not None:
+                return await inside(mark.call, instance, *args, **kwargs)
+            source = source_of(telemetry, instance)
+            call = Observation(telemetry, context)
+            if marks:
+                mark.call = call
+            try:
+                message = await original(instance, *args, **kwargs)
+            except BaseException as error:
+                mark.call = None
+                if isinstance(error, (Exception, *_NOTHING)):
+                    failure = None if isinstance(error, _NOTHING) else error
+                    call.nothing(source.channel(RECEIVE, source.subject), failure)
+                raise
+            mark.call = None
+            if describe is not None:
+                if message is not None and not isinstance(message, _STOPPED):
+                    telemetry.received(call, source, message, describe(message))
+            elif message.data or not is_status(message.headers, 0):
+                telemetry.received(call, source, message)
+            return message
+
+        return receive
+
+    return Replaced(make) if inner is None else Replaced(make, inner)

@@ -13,10 +13,10 @@ from typing import Any
 from opentelemetry.context import Context, get_current
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._attributes import Attributes
-from opentelemetry.instrumentation.nats._calls import Call, current_call, enter, leave
-from opentelemetry.instrumentation.nats._connection import REQUEST, Channel
-from opentelemetry.instrumentation.nats._patches._patching import Gated, Rows
-from opentelemetry.instrumentation.nats._telemetry import ActiveOperation, Failure, Observation, Telemetry, suppressed
+from opentelemetry.instrumentation.nats._calls import Call, current_call, own_mark
+from opentelemetry.instrumentation.nats._connection import REQUEST
+from opentelemetry.instrumentation.nats._patches._patching import Replaced, Rows
+from opentelemetry.instrumentation.nats._telemetry import ActiveOperation, Failure, ObservedCall, Telemetry, suppressed
 from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
 
 Answer = Callable[[Any, Call], "tuple[Attributes, Failure | None]"]
@@ -36,14 +36,9 @@ def the_result(result: Any) -> Sequence[Any]:
     return (result,)
 
 
-def outermost(telemetry: Telemetry) -> bool:
-    """Tells whether a call is the user's own, and somebody listens."""
-    return (telemetry.listening or not telemetry.idle()) and current_call() is None
-
-
 def traced(telemetry: Telemetry) -> bool:
     """Tells whether a call is the user's own, and is to be traced."""
-    return outermost(telemetry) and not suppressed(get_current())
+    return (telemetry.listening or not telemetry.idle()) and current_call() is None and not suppressed(get_current())
 
 
 def own_method(instance: Any, name: str) -> Callable[..., Any]:
@@ -90,194 +85,134 @@ class Arguments:
         return args[position] if position is not None and position < len(args) else None
 
 
-def rows_with_arguments(owner: Any, name: str, wrapper: Callable[..., Any], *before: Any) -> list[tuple[Any, str, Any]]:
-    """Makes the row of a wrapper that reads its arguments by name.
+def row(owner: Any, name: str, wrapper: Callable[..., Replaced], start: Callable[..., Call], *rest: Any) -> Rows:
+    """Makes the row of a method whose `Start` reads its arguments by name.
 
     Args:
         owner: The class that defines the method.
         name: The method's name.
-        wrapper: The wrapper; called with `before`, the `Arguments`, then as all wrappers are.
-        before: What the wrapper is told besides.
+        wrapper: `send_wrapper` or another function that takes a `Start`.
+        start: The `Start`; called with the `Arguments` in front.
+        rest: The wrapper's other arguments.
 
     Returns:
         The row; no row where this version of nats-py lacks the method.
     """
     method = owner.__dict__.get(name)
-    return [] if method is None else [(owner, name, partial(wrapper, *before, Arguments(method)))]
+    return [] if method is None else [(owner, name, wrapper(partial(start, Arguments(method)), *rest))]
 
 
-def traced_rows(owner: Any, name: str, wrapper: Callable[..., Any], *before: Any) -> Rows:
-    """Makes the same row for a wrapper that is to be passed by where nothing is traced."""
-    return [
-        (owner, name, Gated(wrap, traced)) for owner, name, wrap in rows_with_arguments(owner, name, wrapper, *before)
-    ]
-
-
-def send_rows(owner: Any, name: str, start: Callable[..., Call], answer: Answer | None = None, *before: Any) -> Rows:
-    """Makes the row of a method that sends, see `send_wrapper`, whose `Start` reads its arguments by name.
-
-    Args:
-        owner: The class that defines the method.
-        name: The method's name.
-        start: The `Start`; called with `before` and the `Arguments` in front.
-        answer: Reads the result.
-        before: What the `Start` is told besides.
-
-    Returns:
-        The row; no row where this version of nats-py lacks the method.
-    """
-    return [
-        (owner, name, send_wrapper(bound, answer))
-        for owner, name, bound in rows_with_arguments(owner, name, start, *before)
-    ]
-
-
-async def run_quietly(call: Call, wrapped: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Runs a call that is not traced, nor anything in it, under a mark."""
-    previous = enter(call)
-    try:
-        return await wrapped(*args, **kwargs)
-    finally:
-        leave(call, previous)
-
-
-def send_wrapper(start: Start, answer: Answer | None = None) -> Gated:
-    """Makes the wrapper of a method that sends the user's message somewhere inside.
+def sending(start: Start, answer: Answer | None = None) -> Replaced:
+    """Traces a method that sends the user's message somewhere inside.
 
     Args:
         start: Starts the operation; called when the coroutine is awaited, which may be later than it is made.
         answer: Reads the result.
     """
-    return Gated(partial(run_send, start, answer), outermost)
+
+    def make(telemetry: Telemetry, original: Callable[..., Any], inside: Callable[..., Any]) -> Callable[..., Any]:
+        async def send(instance: Any, /, *args: Any, **kwargs: Any) -> Any:
+            context = get_current()
+            if (not telemetry.listening and telemetry.idle()) or (context and suppressed(context)):
+                return await original(instance, *args, **kwargs)
+            mark = own_mark()
+            if mark.call is not None:
+                return await inside(mark.call, instance, *args, **kwargs)
+            call = mark.call = start_call(start, telemetry, instance, context, args, kwargs)
+            try:
+                result = await original(instance, *args, **kwargs)
+            except BaseException as error:
+                mark.call = None
+                if isinstance(call, ActiveOperation):
+                    if call.channel.operation is REQUEST and call.reply:
+                        # Also where no answer came: it finds the other half of a request that timed out.
+                        call.set({messaging.MESSAGING_MESSAGE_CONVERSATION_ID: call.reply})
+                    call.end(error)
+                raise
+            mark.call = None
+            if isinstance(call, ActiveOperation):
+                failure = None
+                if answer is not None:
+                    try:
+                        attributes, failure = answer(result, call)
+                        call.set(attributes)
+                    except Exception:
+                        _faults.report("reading an answer")
+                call.end(failure)
+            return result
+
+        return send
+
+    return Replaced(make)
 
 
-async def run_send(
+def observing(
     start: Start,
-    answer: Answer | None,
-    telemetry: Telemetry,
-    wrapped: Callable[..., Any],
-    instance: Any,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> Any:
-    """Runs a call that sends the user's message somewhere inside.
+    answer: Answer | None = None,
+    *,
+    absent: tuple[type[BaseException], ...] = (),
+    links: bool = False,
+    consumed: Consumed | None = None,
+    inner: Callable[..., Any] | None = None,
+) -> Replaced:
+    """Traces a method whose span is made when it is over.
 
     Args:
         start: Starts the operation.
         answer: Reads the result.
-        telemetry: The telemetry.
-        wrapped: nats-py's method.
-        instance: What it is a method of.
-        args: Its arguments.
-        kwargs: Its arguments.
-
-    Returns:
-        What the method returns.
-    """
-    context = get_current()
-    if context and suppressed(context):
-        return await wrapped(*args, **kwargs)
-    try:
-        call = start(telemetry, instance, context, args, kwargs)
-    except Exception:
-        _faults.report("starting an operation")
-        call = Call()
-    operation = call if isinstance(call, ActiveOperation) else None
-    previous = enter(call)
-    try:
-        result = await wrapped(*args, **kwargs)
-    except BaseException as error:
-        leave(call, previous)
-        if operation is not None:
-            if operation.channel.operation is REQUEST and call.reply:
-                # Also where no answer came: it finds the other half of a request that timed out.
-                operation.set({messaging.MESSAGING_MESSAGE_CONVERSATION_ID: call.reply})
-            operation.end(error)
-        raise
-    leave(call, previous)
-    if operation is not None:
-        failure = None
-        if answer is not None:
-            try:
-                attributes, failure = answer(result, call)
-                operation.set(attributes)
-            except Exception:
-                _faults.report("reading an answer")
-        operation.end(failure)
-    return result
-
-
-async def run_observed(
-    telemetry: Telemetry,
-    channel: Channel,
-    attributes: Attributes | None,
-    wrapped: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    answer: Answer | None = None,
-    *,
-    parent: Context | None = None,
-    call: Call | None = None,
-    absent: tuple[type[BaseException], ...] = (),
-    links: bool = False,
-    consumed: Consumed | None = None,
-) -> Any:
-    """Runs a call whose span is made when it is over.
-
-    Args:
-        telemetry: The telemetry.
-        channel: The operation and what it is about.
-        attributes: The span's attributes that are known before, in a dictionary that nobody else has.
-        wrapped: nats-py's method.
-        args: Its arguments.
-        kwargs: Its arguments.
-        answer: Reads the result.
-        parent: The context that holds the parent; the current one by default.
-        call: The mark for what is inside.
         absent: Exceptions by which nats-py says "there is none", which is an answer and no failure.
         links: Whether to link to the writers of the stored messages that were read inside.
         consumed: Finds in the result what was consumed, to be shown to the user's hook.
-
-    Returns:
-        What the method returns.
+        inner: What nats-py finds instead of the method inside of another call.
     """
-    call = call or Call()
-    observation = Observation(telemetry, get_current() if parent is None else parent)
-    previous = enter(call)
-    try:
-        result = await wrapped(*args, **kwargs)
-    except BaseException as error:
-        leave(call, previous)
-        none = isinstance(error, absent)
-        if none and getattr(error, "entry", None) is None:
-            call.stored = ()  # nats-py has found something, but not what it was asked for
-        _finish(telemetry, observation, channel, attributes, call, links, None if none else error)
-        raise
-    leave(call, previous)
-    failure = None
-    if answer is not None:
-        try:
-            found, failure = answer(result, call)
-            if attributes:
-                attributes.update(found)
-            else:
-                attributes = found
-        except Exception:
-            _faults.report("reading an answer")
-    _finish(telemetry, observation, channel, attributes, call, links, failure, consumed(result) if consumed else ())
-    return result
+
+    def make(telemetry: Telemetry, original: Callable[..., Any], inside: Callable[..., Any]) -> Callable[..., Any]:
+        async def observe(instance: Any, /, *args: Any, **kwargs: Any) -> Any:
+            context = get_current()
+            if (not telemetry.listening and telemetry.idle()) or (context and suppressed(context)):
+                return await original(instance, *args, **kwargs)
+            mark = own_mark()
+            if mark.call is not None:
+                return await inside(mark.call, instance, *args, **kwargs)
+            call = mark.call = start_call(start, telemetry, instance, context, args, kwargs)
+            try:
+                result = await original(instance, *args, **kwargs)
+            except BaseException as error:
+                mark.call = None
+                if isinstance(call, ObservedCall):
+                    none = isinstance(error, absent)
+                    if none and getattr(error, "entry", None) is None:
+                        call.stored = ()  # nats-py has found something, but not what it was asked for
+                    call.finish({}, None if none else error, links)
+                raise
+            mark.call = None
+            if isinstance(call, ObservedCall):
+                attributes: Attributes = {}
+                failure = None
+                if answer is not None:
+                    try:
+                        attributes, failure = answer(result, call)
+                    except Exception:
+                        _faults.report("reading an answer")
+                call.finish(attributes, failure, links, consumed(result) if consumed else ())
+            return result
+
+        return observe
+
+    return Replaced(make) if inner is None else Replaced(make, inner)
 
 
-def _finish(
+def start_call(
+    start: Start,
     telemetry: Telemetry,
-    observation: Observation,
-    channel: Channel,
-    attributes: Attributes | None,
-    call: Call,
-    links: bool,
-    error: BaseException | Failure | None,
-    messages: Sequence[Any] = (),
-) -> None:
-    all_attributes = {**channel.attributes, **attributes} if attributes else channel.attributes
-    writers = telemetry.stored_links(call.stored) if links else ()
-    observation.end(channel, all_attributes, writers, error, messages)
+    instance: Any,
+    context: Context,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Call:
+    """Starts the operation of a call, see `Start`; after a fault there is the mark alone."""
+    try:
+        return start(telemetry, instance, context, args, kwargs)
+    except Exception:
+        _faults.report("starting an operation")
+        return Call()

@@ -16,8 +16,8 @@ from typing import Any
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._connection import SOURCE, Source
 from opentelemetry.instrumentation.nats._patches._handing_over import Describe, MessageLoop
-from opentelemetry.instrumentation.nats._patches._patching import Gated, Wrapper
-from opentelemetry.instrumentation.nats._patches._receiving import run_receive
+from opentelemetry.instrumentation.nats._patches._patching import Replaced, Wrapper
+from opentelemetry.instrumentation.nats._patches._receiving import receiving
 from opentelemetry.instrumentation.nats._patches._running import own_method, traced
 from opentelemetry.instrumentation.nats._telemetry import DELIVERY, Delivery, Telemetry
 
@@ -88,7 +88,9 @@ def watcher_source(telemetry: Telemetry, watcher: Any, client: Any, bucket: str,
     return source
 
 
-def watcher_wrappers(source_of: Callable[[Telemetry, Any], Source], describe: Describe) -> dict[str, Wrapper | Gated]:
+def watcher_wrappers(
+    source_of: Callable[[Telemetry, Any], Source], describe: Describe
+) -> dict[str, Wrapper | Replaced]:
     """Makes the wrappers of the methods by which a watcher's updates reach the application.
 
     Args:
@@ -102,13 +104,9 @@ def watcher_wrappers(source_of: Callable[[Telemetry, Any], Source], describe: De
     def aiter_(
         telemetry: Telemetry, wrapped: Callable[..., Any], watcher: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
+        if not traced(telemetry):
+            return wrapped(*args, **kwargs)
         return MessageLoop(telemetry, source_of(telemetry, watcher), own_method(watcher, "__anext__"), describe)
 
-    async def receive(
-        telemetry: Telemetry, wrapped: Callable[..., Any], watcher: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        if not traced(telemetry):
-            return await wrapped(*args, **kwargs)
-        return await run_receive(telemetry, source_of(telemetry, watcher), wrapped, args, kwargs, describe)
-
-    return {"__init__": watcher_init, "__aiter__": Gated(aiter_, traced), "__anext__": receive, "updates": receive}
+    receive = receiving(source_of, describe)
+    return {"__init__": watcher_init, "__aiter__": aiter_, "__anext__": receive, "updates": receive}

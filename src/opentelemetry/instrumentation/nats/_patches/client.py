@@ -17,16 +17,17 @@ from opentelemetry.context import Context, get_current
 from opentelemetry.instrumentation.nats import _attributes as names
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._attributes import Attributes
-from opentelemetry.instrumentation.nats._calls import Call, current_call, enter, leave
-from opentelemetry.instrumentation.nats._connection import REQUEST, Channel, Operation
+from opentelemetry.instrumentation.nats._calls import Call, current_call, outside
+from opentelemetry.instrumentation.nats._connection import REQUEST, Operation
 from opentelemetry.instrumentation.nats._patches._errors import error_type
-from opentelemetry.instrumentation.nats._patches._patching import Gated, Patch, Rows
-from opentelemetry.instrumentation.nats._patches._running import run_observed, run_quietly, send_wrapper, traced
+from opentelemetry.instrumentation.nats._patches._patching import Patch, Replaced, Rows
+from opentelemetry.instrumentation.nats._patches._running import observing, sending
 from opentelemetry.instrumentation.nats._subjects import SERVICE_PREFIX
 from opentelemetry.instrumentation.nats._telemetry import (
     ActiveOperation,
     Failure,
     Observation,
+    ObservedCall,
     Telemetry,
     delivery_of,
     handled_reply,
@@ -37,7 +38,12 @@ from opentelemetry.semconv._incubating.attributes import messaging_attributes as
 from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
 
 _CONNECT = Operation.client("connect")
-_SETTLE = {name: Operation.settle(name) for name in ("ack", "nak", "term", "in_progress")}
+_ACK = Operation.settle("ack")
+_SETTLE = {
+    "ack": _ACK,
+    "ack_sync": _ACK,
+    **{name: Operation.settle(name) for name in ("nak", "term", "in_progress")},
+}
 
 
 # Python itself finds the arguments, by position or keyword, as nats-py does.
@@ -104,98 +110,87 @@ async def _process_connect_init(
     return result
 
 
-def _publish(
-    telemetry: Telemetry, wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
-    publish = _traced_publish if telemetry.listening else _carrying_publish
-    return publish(telemetry, wrapped, client, args, kwargs)
-
-
-def _publishes(telemetry: Telemetry) -> bool:
+def _wants_publish(telemetry: Telemetry) -> bool:
     """Tells whether a message is traced, or has at least a context to carry."""
-    return telemetry.listening or not telemetry.idle() or (bool(get_current()) and telemetry.enabled)
+    return not telemetry.idle() or (telemetry.enabled and bool(get_current()))
 
 
-async def _traced_publish(
-    telemetry: Telemetry, wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> None:
-    # Asked here and not where the coroutine is made: that may be awaited in another task.
-    call = current_call()
-    if call is not None and call.context is None:
-        return await wrapped(*args, **kwargs)
+def _make_publish(telemetry: Telemetry, original: Callable[..., Any], inside: Callable[..., Any]) -> Callable[..., Any]:
+    async def publish(client: Any, /, *args: Any, **kwargs: Any) -> None:
+        if not telemetry.listening and not _wants_publish(telemetry):
+            return await original(client, *args, **kwargs)
+        call = current_call()
+        if call is not None:
+            return await inside(call, client, *args, **kwargs)
+        context = get_current()
+        try:
+            subject, payload, reply, headers = _publish_arguments(*args, **kwargs)
+            size = len(payload)
+        except TypeError:
+            return await original(client, *args, **kwargs)  # which says so in its own words
+        if not isinstance(subject, str) or (context and suppressed(context)):
+            return await original(client, *args, **kwargs)
+        if not telemetry.listening:
+            # Without an SDK there are no spans, but a trace that others record still passes through.
+            if telemetry.carries_context(subject):
+                headers = telemetry.inject(telemetry.connection(client), context, size, headers)
+            return await original(client, subject, payload, reply, headers)
+        operation = None
+        try:
+            connection = telemetry.connection(client)
+            if context and handled_reply(context) == subject:
+                channel = connection.reply_channel(subject)
+            else:
+                channel = connection.publish_channel(subject)
+            if not channel.excluded:
+                extra: Attributes | None = {messaging.MESSAGING_MESSAGE_CONVERSATION_ID: reply} if reply else None
+                if channel.shared:
+                    extra = extra or {}
+                    extra[messaging.MESSAGING_DESTINATION_NAME] = subject
+                operation = telemetry.start_send(channel, headers, size, context, extra)
+                context = operation.context
+            if channel.carries_context and (operation is None or operation.injects):
+                headers = telemetry.inject(connection, context, size, headers)
+            if operation is not None and telemetry.options.publish_hook is not None:
+                telemetry.show(operation, subject, reply, headers, size)
+        except Exception:
+            _faults.report("preparing a message")
+        try:
+            await original(client, subject, payload, reply, headers)
+        except BaseException as error:
+            if operation is not None:
+                operation.end(error)
+            raise
+        if operation is not None:
+            operation.end()
+
+    return publish
+
+
+def _inner_publish(
+    telemetry: Telemetry, original: Callable[..., Any], call: Call, client: Any, /, *args: Any, **kwargs: Any
+) -> Any:
+    """Publishes what one of nats-py's own methods publishes in the course of a user's call."""
+    if call.context is None:
+        return original(client, *args, **kwargs)
     try:
         subject, payload, reply, headers = _publish_arguments(*args, **kwargs)
         size = len(payload)
     except TypeError:
-        return await wrapped(*args, **kwargs)  # which says so in its own words
-    if call is not None:
-        try:
-            headers = _inner_headers(call, telemetry, client, subject, size, reply, headers)
-        except Exception:
-            _faults.report("preparing a message")
-        return await wrapped(subject, payload, reply, headers)
-    context = get_current()
-    if not isinstance(subject, str) or (context and suppressed(context)):
-        return await wrapped(*args, **kwargs)
-    operation = None
+        return original(client, *args, **kwargs)
+    call.reply = reply
+    if subject.startswith(call.api_prefix):
+        return original(client, *args, **kwargs)
     try:
-        connection = telemetry.connection(client)
-        if context and handled_reply(context) == subject:
-            channel = connection.reply_channel(subject)
-        else:
-            channel = connection.publish_channel(subject)
-        if not channel.excluded:
-            extra: Attributes | None = {messaging.MESSAGING_MESSAGE_CONVERSATION_ID: reply} if reply else None
-            if channel.shared:
-                extra = extra or {}
-                extra[messaging.MESSAGING_DESTINATION_NAME] = subject
-            operation = telemetry.start_send(channel, headers, size, context, extra)
-            context = operation.context
-        if channel.carries_context and (operation is None or operation.injects):
-            headers = telemetry.inject(connection, context, size, headers)
-        if operation is not None and telemetry.options.publish_hook is not None:
+        operation = call if isinstance(call, ActiveOperation) else None
+        if (operation is None or operation.injects) and telemetry.carries_context(subject):
+            headers = telemetry.inject(telemetry.connection(client), call.context, size, headers)
+        if operation is not None and telemetry.options.publish_hook is not None and not operation.shown:
+            operation.shown = True
             telemetry.show(operation, subject, reply, headers, size)
     except Exception:
         _faults.report("preparing a message")
-    try:
-        await wrapped(subject, payload, reply, headers)
-    except BaseException as error:
-        if operation is not None:
-            operation.end(error)
-        raise
-    if operation is not None:
-        operation.end()
-
-
-async def _carrying_publish(
-    telemetry: Telemetry, wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> None:
-    """Without an SDK there are no spans, but a trace that others record still passes through."""
-    context = get_current()
-    try:
-        subject, payload, reply, headers = _publish_arguments(*args, **kwargs)
-        size = len(payload)
-    except TypeError:
-        return await wrapped(*args, **kwargs)
-    if isinstance(subject, str) and not suppressed(context) and telemetry.carries_context(subject):
-        headers = telemetry.inject(telemetry.connection(client), context, size, headers)
-    return await wrapped(subject, payload, reply, headers)
-
-
-def _inner_headers(
-    call: Call, telemetry: Telemetry, client: Any, subject: str, size: int, reply: str, headers: Any
-) -> Any:
-    """Makes the headers of a message that one of nats-py's own methods publishes in the course of a user's call."""
-    call.reply = reply
-    if call.context is None or subject.startswith(call.api_prefix):
-        return headers
-    operation = call if isinstance(call, ActiveOperation) else None
-    if (operation is None or operation.injects) and telemetry.carries_context(subject):
-        headers = telemetry.inject(telemetry.connection(client), call.context, size, headers)
-    if operation is not None and telemetry.options.publish_hook is not None and not operation.shown:
-        operation.shown = True
-        telemetry.show(operation, subject, reply, headers, size)
-    return headers
+    return original(client, subject, payload, reply, headers)
 
 
 def _start_request(
@@ -268,39 +263,28 @@ def start_reply(
     return telemetry.start_send(channel, headers, size_of(data), parent, attributes)
 
 
-def _settle(
+def _start_settle(
     operation: Operation,
     telemetry: Telemetry,
-    wrapped: Callable[..., Any],
     message: Any,
+    context: Context,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-) -> Any:
+) -> Call:
     delivery = delivery_of(message)
     if delivery is not None and delivery.settled:
         delivery.settled = False
-        return wrapped(*args, **kwargs)
-    channel, attributes = _settlement(telemetry, operation, message)
-    if channel is None or channel.excluded:
-        return run_quietly(Call(), wrapped, args, kwargs)
-    return run_observed(telemetry, channel, attributes, wrapped, args, kwargs, parent=telemetry.bound_parent(message))
-
-
-def _settlement(telemetry: Telemetry, operation: Operation, message: Any) -> tuple[Channel | None, Attributes]:
+        return Call()
     attributes: Attributes = {}
-    try:
-        telemetry.message_attributes(attributes, message)
-        # They tell of the delivery, not of its settlement.
-        for name in _NOT_OF_SETTLEMENT:
-            attributes.pop(name, None)
-        delivery = delivery_of(message)
-        source = None if delivery is None else delivery.source
-        if source is not None:
-            return source.channel(operation, message.subject), attributes
-        return telemetry.connection(message._client).channel(operation, message.subject), attributes
-    except Exception:
-        _faults.report("describing an acknowledgement")
-        return None, attributes
+    telemetry.message_attributes(attributes, message)
+    # They tell of the delivery, not of its settlement.
+    for name in _NOT_OF_SETTLEMENT:
+        attributes.pop(name, None)
+    source = None if delivery is None else delivery.source
+    channel = (source or telemetry.connection(message._client)).channel(operation, message.subject)
+    if channel.excluded:
+        return Call()
+    return ObservedCall(telemetry, telemetry.bound_parent(message), channel, attributes)
 
 
 _NOT_OF_SETTLEMENT = (
@@ -353,24 +337,17 @@ async def _count_error(telemetry: Telemetry, client: Any, callback: Any, error: 
     except Exception:
         _faults.report("counting an error")
     # nats-py may call it from inside a call of the user's; what the callback does is the user's again.
-    previous = enter(None)
-    try:
+    with outside():
         return await callback(error, *rest)
-    finally:
-        leave(None, previous)
 
 
 ROWS: Rows = [
     (Client, "connect", _connect),
     (Client, "_process_connect_init", _process_connect_init),
-    (Client, "publish", Gated(_publish, _publishes)),
-    (Client, "request", send_wrapper(_start_request, _request_answer)),
-    (Msg, "respond", send_wrapper(_start_respond)),
-    (Msg, "ack", Gated(partial(_settle, _SETTLE["ack"]), traced)),
-    (Msg, "ack_sync", Gated(partial(_settle, _SETTLE["ack"]), traced)),
-    (Msg, "nak", Gated(partial(_settle, _SETTLE["nak"]), traced)),
-    (Msg, "term", Gated(partial(_settle, _SETTLE["term"]), traced)),
-    (Msg, "in_progress", Gated(partial(_settle, _SETTLE["in_progress"]), traced)),
+    (Client, "publish", Replaced(_make_publish, _inner_publish, _wants_publish)),
+    (Client, "request", sending(_start_request, _request_answer)),
+    (Msg, "respond", sending(_start_respond)),
+    *((Msg, name, observing(partial(_start_settle, operation))) for name, operation in _SETTLE.items()),
 ]
 
 

@@ -18,26 +18,27 @@ from opentelemetry.context import Context, get_current
 from opentelemetry.instrumentation.nats import _attributes as names
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._attributes import Attributes
-from opentelemetry.instrumentation.nats._calls import Call, current_call, enter, leave
-from opentelemetry.instrumentation.nats._connection import PUBLISH, RECEIVE, SOURCE, Operation, Source
+from opentelemetry.instrumentation.nats._calls import Call, own_mark
+from opentelemetry.instrumentation.nats._connection import PUBLISH, RECEIVE, SOURCE, Connection, Operation, Source
 from opentelemetry.instrumentation.nats._patches._handing_over import FetchedMessages
-from opentelemetry.instrumentation.nats._patches._patching import Rows
+from opentelemetry.instrumentation.nats._patches._patching import Replaced, Rows
 from opentelemetry.instrumentation.nats._patches._running import (
     Arguments,
+    Start,
     api_prefix,
-    rows_with_arguments,
-    run_observed,
-    run_quietly,
-    send_wrapper,
+    observing,
+    row,
+    sending,
+    start_call,
     the_result,
     traced,
-    traced_rows,
 )
 from opentelemetry.instrumentation.nats._patches.subscription import next_msg, without_wrapper
 from opentelemetry.instrumentation.nats._telemetry import (
     ActiveOperation,
     Failure,
     Observation,
+    ObservedCall,
     Telemetry,
     delivery_of,
     size_of,
@@ -107,30 +108,31 @@ def _ack_attributes(ack: Any, has_id: bool) -> Attributes:
     return attributes
 
 
-async def _publish_async(
-    telemetry: Telemetry, wrapped: Callable[..., Any], js: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
-    if not traced(telemetry):
-        return await wrapped(*args, **kwargs)
-    operation = _start_publish(telemetry, js, get_current(), args, kwargs)
-    previous = enter(operation)
-    try:
-        future = await wrapped(*args, **kwargs)
-    except BaseException as error:
-        leave(operation, previous)
-        if isinstance(operation, ActiveOperation):
-            operation.end(error)
-        raise
-    leave(operation, previous)
-    if not isinstance(operation, ActiveOperation):
+def _make_publish_async(telemetry: Telemetry, original: Callable[..., Any], _: Any) -> Callable[..., Any]:
+    async def publish_async(js: Any, /, *args: Any, **kwargs: Any) -> Any:
+        if not traced(telemetry):
+            return await original(js, *args, **kwargs)
+        mark = own_mark()
+        operation = mark.call = start_call(_start_publish, telemetry, js, get_current(), args, kwargs)
+        try:
+            future = await original(js, *args, **kwargs)
+        except BaseException as error:
+            mark.call = None
+            if isinstance(operation, ActiveOperation):
+                operation.end(error)
+            raise
+        mark.call = None
+        if not isinstance(operation, ActiveOperation):
+            return future
+        try:
+            pending: dict[str, _Publishing] = js._nc.__dict__.setdefault(_PENDING, {})
+            _Publishing(pending, operation.reply, future, operation)
+        except Exception:
+            _faults.report("waiting for an asynchronous publish")
+            operation.end()
         return future
-    try:
-        pending: dict[str, _Publishing] = js._nc.__dict__.setdefault(_PENDING, {})
-        _Publishing(pending, operation.reply, future, operation)
-    except Exception:
-        _faults.report("waiting for an asynchronous publish")
-        operation.end()
-    return future
+
+    return publish_async
 
 
 class _Publishing:
@@ -202,45 +204,43 @@ _CLOSED = Failure("nats.errors.ConnectionClosedError", True, "nats: connection c
 # -- subscribe --------------------------------------------------------------------------------------------------------
 
 
-def _subscribe(
-    arguments: Arguments,
+def _start_subscribe(
     make_source: Callable[..., Source],
+    arguments: Arguments,
     telemetry: Telemetry,
-    wrapped: Callable[..., Any],
     js: Any,
+    context: Context,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-) -> Any:
-    subject = arguments.get(args, kwargs, "subject")
-    if not isinstance(subject, str):
-        return wrapped(*args, **kwargs)
-    connection = telemetry.connection(js._nc)
-    source = make_source(connection, partial(arguments.get, args, kwargs))
-    call = _mark_with(source)
-    channel = connection.channel(_SUBSCRIBE, subject)
-    if channel.excluded:
-        return run_quietly(call, wrapped, args, kwargs)
-    attributes = _consumer_attributes(arguments.get(args, kwargs, "stream"), source.consumer)
-    return run_observed(telemetry, channel, attributes, wrapped, args, kwargs, _subscribe_answer, call=call)
-
-
-def _bind(
-    arguments: Arguments,
-    make_source: Callable[..., Source],
-    telemetry: Telemetry,
-    wrapped: Callable[..., Any],
-    js: Any,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> Any:
-    """Binding makes no round trip, so no span; it only tells where the messages come from."""
+) -> Call:
     get = partial(arguments.get, args, kwargs)
-    return run_quietly(_mark_with(make_source(telemetry.connection(js._nc), get)), wrapped, args, kwargs)
-
-
-def _mark_with(source: Source) -> Call:
-    call = Call()
+    subject = get("subject")
+    if not isinstance(subject, str):
+        return Call()
+    connection = telemetry.connection(js._nc)
+    source = make_source(connection, get)
+    channel = connection.channel(_SUBSCRIBE, subject)
+    call = (
+        Call()
+        if channel.excluded
+        else ObservedCall(telemetry, context, channel, _consumer_attributes(get("stream"), source.consumer))
+    )
     call.source = source
+    return call
+
+
+def _start_bind(
+    make_source: Callable[..., Source],
+    arguments: Arguments,
+    telemetry: Telemetry,
+    js: Any,
+    context: Context,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Call:
+    """Binding makes no round trip, so no span; it only tells where the messages come from."""
+    call = Call()
+    call.source = make_source(telemetry.connection(js._nc), partial(arguments.get, args, kwargs))
     return call
 
 
@@ -309,59 +309,61 @@ def _pull_bind_source(connection: Any, get: Callable[[str], Any]) -> Source:
 # -- fetch ------------------------------------------------------------------------------------------------------------
 
 
-async def _fetch(
-    telemetry: Telemetry, wrapped: Callable[..., Any], subscription: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
-    if not traced(telemetry) or subscription._sub is None:
-        return await wrapped(*args, **kwargs)
-    connection = telemetry.connection(subscription._nc)
+def _make_fetch(telemetry: Telemetry, original: Callable[..., Any], _: Any) -> Callable[..., Any]:
+    async def fetch(subscription: Any, /, *args: Any, **kwargs: Any) -> Any:
+        if not traced(telemetry) or subscription._sub is None:
+            return await original(subscription, *args, **kwargs)
+        connection = telemetry.connection(subscription._nc)
+        source = _source_of(connection, subscription)
+        generation = connection.generation
+        mark = own_mark()
+        call = mark.call = Observation(telemetry, telemetry.before_receive())
+        try:
+            with without_wrapper(subscription._sub):
+                messages = await original(subscription, *args, **kwargs)
+        except BaseException as error:
+            mark.call = None
+            failure = None if isinstance(error, asyncio.CancelledError) else error
+            if isinstance(error, asyncio.TimeoutError):
+                # Waiting in vain is no error. But nats-py says the same when nothing could come any more.
+                lost = connection.generation != generation or not getattr(subscription._nc, "is_connected", True)
+                reason = "connection lost" if lost else call.refusal
+                failure = telemetry.classify(error)
+                failure = failure._replace(description=f"{failure.description}: {reason}") if reason else None
+            call.nothing(source.channel(RECEIVE, source.subject), failure)
+            raise
+        mark.call = None
+        if not messages:
+            failure = Failure("409", True, call.refusal) if call.refusal else None
+            call.nothing(source.channel(RECEIVE, source.subject), failure)
+            return messages
+        telemetry.received_batch(call, source, messages)
+        return FetchedMessages(telemetry, source, messages)
+
+    return fetch
+
+
+def _source_of(connection: Connection, subscription: Any) -> Source:
     source = connection.source(subscription)
     if source.attributes is None:
         if connection.is_inbox(source.subject):  # subscribed before our time
             source = subscription._sub.__dict__[SOURCE] = Source(connection, subscription._stream, stream=True)
         source.attributes = _consumer_attributes(subscription._stream, subscription._consumer)
-    generation = connection.generation
-    observation = Observation(telemetry, telemetry.before_receive())
-    call = Call()
-    previous = enter(call)
-    try:
-        with without_wrapper(subscription._sub):
-            messages = await wrapped(*args, **kwargs)
-    except asyncio.TimeoutError as error:
-        leave(call, previous)
-        # Waiting in vain is no error. But nats-py says the same when nothing could come any more.
-        lost = connection.generation != generation or not getattr(subscription._nc, "is_connected", True)
-        reason = "connection lost" if lost else call.refusal
-        failure = telemetry.classify(error)
-        failure = failure._replace(description=f"{failure.description}: {reason}") if reason else None
-        observation.nothing(source.channel(RECEIVE, source.subject), failure)
-        raise
-    except BaseException as error:
-        leave(call, previous)
-        failure = None if isinstance(error, asyncio.CancelledError) else error
-        observation.nothing(source.channel(RECEIVE, source.subject), failure)
-        raise
-    leave(call, previous)
-    if not messages:
-        failure = Failure("409", True, call.refusal) if call.refusal else None
-        observation.nothing(source.channel(RECEIVE, source.subject), failure)
-        return messages
-    telemetry.received_batch(observation, source, messages)
-    return FetchedMessages(telemetry, source, messages)
+    return source
 
 
 # -- management -------------------------------------------------------------------------------------------------------
 
 
-def _manage(
+def _start_manage(
     operation: Operation,
     arguments: Arguments,
     telemetry: Telemetry,
-    wrapped: Callable[..., Any],
     manager: Any,
+    context: Context,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-) -> Any:
+) -> Call:
     get = partial(arguments.get, args, kwargs)
     stream = get("stream") or get("name") or get("stream_name") or getattr(get("config"), "name", None)
     consumer = get("consumer")
@@ -383,46 +385,33 @@ def _manage(
     channel = telemetry.connection(manager._nc).channel(
         operation, stream if isinstance(stream, str) else None, resource=True
     )
-    return run_observed(telemetry, channel, attributes, wrapped, args, kwargs, _MANAGEMENT_ANSWERS.get(operation.name))
+    return ObservedCall(telemetry, context, channel, attributes)
 
 
 def _names_of(config: Any, *fields: str) -> list[Any]:
     return [getattr(config, field, None) for field in fields]
 
 
-def _stored_message(
+def _start_stored(
     operation: Operation,
     arguments: Arguments,
     telemetry: Telemetry,
-    wrapped: Callable[..., Any],
     manager: Any,
+    context: Context,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-) -> Any:
-    call = current_call()
-    if call is not None and operation.name == "get_msg":  # which `get_last_msg` calls in its turn
-        return _note_stored(call, wrapped, args, kwargs)
-    if not traced(telemetry):
-        return wrapped(*args, **kwargs)
+) -> Call:
     stream = arguments.get(args, kwargs, "stream_name")
-    channel = telemetry.connection(manager._nc).channel(
-        operation, stream if isinstance(stream, str) else None, resource=True
-    )
-    return run_observed(
-        telemetry,
-        channel,
-        {names.JETSTREAM_STREAM: stream} if isinstance(stream, str) else None,
-        wrapped,
-        args,
-        kwargs,
-        _stored_answer,
-        links=True,
-        consumed=the_result,
-    )
+    known = isinstance(stream, str)
+    channel = telemetry.connection(manager._nc).channel(operation, stream if known else None, resource=True)
+    return ObservedCall(telemetry, context, channel, {names.JETSTREAM_STREAM: stream} if known else None)
 
 
-async def _note_stored(call: Call, wrapped: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    message = await wrapped(*args, **kwargs)
+async def _inner_get_msg(
+    _: Telemetry, original: Callable[..., Any], call: Call, manager: Any, /, *args: Any, **kwargs: Any
+) -> Any:
+    """Notes what is read inside of another call, for a link to its writer."""
+    message = await original(manager, *args, **kwargs)
     call.stored = (*call.stored, (message.headers, None))
     return message
 
@@ -469,40 +458,47 @@ _MANAGEMENT = (
     "delete_msg",
 )
 
-_STORED = ("get_msg", "get_last_msg")
+
+def _reading(start: Start, inner: Callable[..., Any] | None = None) -> Replaced:
+    return observing(start, _stored_answer, links=True, consumed=the_result, inner=inner)
 
 
 async def _recreate_consumer(
     telemetry: Telemetry, wrapped: Callable[..., Any], jsi: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     """An ordered consumer is made again in a task of nats-py's own; no user called `add_consumer`."""
-    return await run_quietly(Call(), wrapped, args, kwargs)
-
-
-def _taking_source(wrapper: Callable[..., Any], make_source: Callable[..., Source]) -> Callable[..., Any]:
-    def wrap(arguments: Arguments, *rest: Any) -> Any:
-        return wrapper(arguments, make_source, *rest)
-
-    return wrap
+    mark = own_mark()
+    mark.call = Call()
+    try:
+        return await wrapped(*args, **kwargs)
+    finally:
+        mark.call = None
 
 
 ROWS: Rows = [
-    (JetStreamContext, "publish", send_wrapper(_start_publish, _publish_answer)),
-    (JetStreamContext, "publish_async", _publish_async),
+    (JetStreamContext, "publish", sending(_start_publish, _publish_answer)),
+    (JetStreamContext, "publish_async", Replaced(_make_publish_async)),
     (JetStreamContext, "_handle_async_reply", _handle_async_reply),
     (Client, "_close", _close),
-    *traced_rows(JetStreamContext, "subscribe", _taking_source(_subscribe, _push_source)),
-    *traced_rows(JetStreamContext, "subscribe_bind", _taking_source(_bind, _push_bind_source)),
-    *traced_rows(JetStreamContext, "pull_subscribe", _taking_source(_subscribe, _pull_source)),
-    *traced_rows(JetStreamContext, "pull_subscribe_bind", _taking_source(_bind, _pull_bind_source)),
+    *row(JetStreamContext, "subscribe", observing, partial(_start_subscribe, _push_source), _subscribe_answer),
+    *row(JetStreamContext, "subscribe_bind", observing, partial(_start_bind, _push_bind_source)),
+    *row(JetStreamContext, "pull_subscribe", observing, partial(_start_subscribe, _pull_source), _subscribe_answer),
+    *row(JetStreamContext, "pull_subscribe_bind", observing, partial(_start_bind, _pull_bind_source)),
     (JetStreamContext, "_auto_ack_callback", _auto_ack_callback),
-    (JetStreamContext.PushSubscription, "next_msg", next_msg),
-    (JetStreamContext.PullSubscription, "fetch", _fetch),
+    (JetStreamContext.PushSubscription, "next_msg", next_msg(marks=True)),
+    (JetStreamContext.PullSubscription, "fetch", Replaced(_make_fetch)),
     (JetStreamContext._JSI, "recreate_consumer", _recreate_consumer),  # pyright: ignore[reportPrivateUsage]
-    *(row for name in _MANAGEMENT for row in traced_rows(JetStreamManager, name, _manage, Operation.client(name))),
     *(
-        row
-        for name in _STORED
-        for row in rows_with_arguments(JetStreamManager, name, _stored_message, Operation.read(name))
+        each
+        for name in _MANAGEMENT
+        for each in row(
+            JetStreamManager,
+            name,
+            observing,
+            partial(_start_manage, Operation.client(name)),
+            _MANAGEMENT_ANSWERS.get(name),
+        )
     ),
+    *row(JetStreamManager, "get_msg", _reading, partial(_start_stored, Operation.read("get_msg")), _inner_get_msg),
+    *row(JetStreamManager, "get_last_msg", _reading, partial(_start_stored, Operation.read("get_last_msg"))),
 ]

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -21,19 +20,16 @@ from opentelemetry.instrumentation.nats._connection import Operation, Source
 from opentelemetry.instrumentation.nats._patches._handing_over import Describe
 from opentelemetry.instrumentation.nats._patches._patching import Rows
 from opentelemetry.instrumentation.nats._patches._running import (
-    Answer,
     Arguments,
-    Consumed,
     api_prefix,
     client_of,
-    run_observed,
-    run_quietly,
-    send_rows,
+    observing,
+    row,
+    sending,
     the_result,
-    traced_rows,
 )
 from opentelemetry.instrumentation.nats._patches._watching import watcher_source, watcher_wrappers
-from opentelemetry.instrumentation.nats._telemetry import Failure, Telemetry, delivery_of
+from opentelemetry.instrumentation.nats._telemetry import Failure, ObservedCall, Telemetry, delivery_of
 from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
 
 _PUT, _DELETE, _PURGE = "put", "delete", "purge"
@@ -70,30 +66,23 @@ def _written(revision: Any, _: Call) -> tuple[Attributes, Failure | None]:
     return ({names.KV_REVISION: revision} if type(revision) is int else {}), None
 
 
-def _get(
+def _start_on_bucket(
     operation: Operation,
     arguments: Arguments,
     telemetry: Telemetry,
-    wrapped: Callable[..., Any],
     kv: Any,
+    context: Context,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-) -> Any:
+) -> Call:
+    """Starts what is no write: it is about a key, several keys, or all of them."""
     key = arguments.get(args, kwargs, "key")
-    if telemetry.excludes and telemetry.is_excluded(f"{kv._pre}{key}"):
-        return run_quietly(Call(), wrapped, args, kwargs)
-    return run_observed(
-        telemetry,
-        telemetry.connection(client_of(kv)).channel(operation, kv._name, resource=True),
-        {names.KV_KEY: key} if isinstance(key, str) else None,
-        wrapped,
-        args,
-        kwargs,
-        _got,
-        absent=(KeyNotFoundError,),
-        links=True,
-        consumed=the_result,
-    )
+    if key is None:
+        key = arguments.get(args, kwargs, "keys")
+    if telemetry.excludes and telemetry.is_excluded(f"{kv._pre}{key or '>'}"):
+        return Call()
+    channel = telemetry.connection(client_of(kv)).channel(operation, kv._name, resource=True)
+    return ObservedCall(telemetry, context, channel, {names.KV_KEY: key} if isinstance(key, str) else None)
 
 
 def _got(entry: Any, _: Call) -> tuple[Attributes, Failure | None]:
@@ -104,34 +93,6 @@ def _got(entry: Any, _: Call) -> tuple[Attributes, Failure | None]:
 
 
 # -- the bucket -------------------------------------------------------------------------------------------------------
-
-
-def _on_bucket(
-    operation: Operation,
-    answer: Answer | None,
-    consumed: Consumed | None,
-    arguments: Arguments,
-    telemetry: Telemetry,
-    wrapped: Callable[..., Any],
-    kv: Any,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> Any:
-    key = arguments.get(args, kwargs, "key") or arguments.get(args, kwargs, "keys")
-    if telemetry.excludes and telemetry.is_excluded(f"{kv._pre}{key or '>'}"):
-        return run_quietly(Call(), wrapped, args, kwargs)
-    return run_observed(
-        telemetry,
-        telemetry.connection(client_of(kv)).channel(operation, kv._name, resource=True),
-        {names.KV_KEY: key} if isinstance(key, str) else None,
-        wrapped,
-        args,
-        kwargs,
-        answer,
-        absent=(NoKeysError,),
-        links=answer is _LISTED,
-        consumed=consumed,
-    )
 
 
 def listed(describe: Describe, entries: Any, call: Call) -> tuple[Attributes, Failure | None]:
@@ -145,20 +106,19 @@ def listed(describe: Describe, entries: Any, call: Call) -> tuple[Attributes, Fa
     return {messaging.MESSAGING_BATCH_MESSAGE_COUNT: len(entries)}, None
 
 
-def on_context(
+def start_on_context(
     operation: Operation,
     arguments: Arguments,
     telemetry: Telemetry,
-    wrapped: Callable[..., Any],
     js: Any,
+    context: Context,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-) -> Any:
-    """Wraps the methods of `JetStreamContext` that look up, make and delete a bucket, of either store."""
+) -> Call:
+    """Starts the methods of `JetStreamContext` that look up, make and delete a bucket, of either store."""
     bucket = arguments.get(args, kwargs, "bucket") or getattr(arguments.get(args, kwargs, "config"), "bucket", None)
     name = bucket if isinstance(bucket, str) else None
-    channel = telemetry.connection(js._nc).channel(operation, name, resource=True)
-    return run_observed(telemetry, channel, None, wrapped, args, kwargs)
+    return ObservedCall(telemetry, context, telemetry.connection(js._nc).channel(operation, name, resource=True))
 
 
 # -- watchers ---------------------------------------------------------------------------------------------------------
@@ -181,31 +141,37 @@ def _describe(entry: Any) -> Attributes:
 
 
 _WRITES = {"put": _PUT, "create": _PUT, "update": _PUT, "delete": _DELETE, "purge": _PURGE}
-_LISTS: dict[str, Consumed | None] = {"keys": None, "history": tuple}
-_LISTED = partial(listed, _describe)
 _OTHERS = ("status", "purge_deletes", "watch", "watchall")
+
+_listing = partial(observing, answer=partial(listed, _describe), absent=(NoKeysError,), links=True)
 
 ROWS: Rows = [
     *(
-        row
+        each
         for name, kv_operation in _WRITES.items()
-        for row in send_rows(KeyValue, name, _start_write, _written, Operation.send(f"kv.{name}"), kv_operation)
+        for each in row(
+            KeyValue, name, sending, partial(_start_write, Operation.send(f"kv.{name}"), kv_operation), _written
+        )
     ),
-    *traced_rows(KeyValue, "get", _get, Operation.read("kv.get")),
-    *(
-        row
-        for name, consumed in _LISTS.items()
-        for row in traced_rows(KeyValue, name, _on_bucket, Operation.read(f"kv.{name}"), _LISTED, consumed)
+    *row(
+        KeyValue,
+        "get",
+        partial(observing, answer=_got, absent=(KeyNotFoundError,), links=True, consumed=the_result),
+        partial(_start_on_bucket, Operation.read("kv.get")),
+    ),
+    *row(KeyValue, "keys", _listing, partial(_start_on_bucket, Operation.read("kv.keys"))),
+    *row(
+        KeyValue, "history", partial(_listing, consumed=tuple), partial(_start_on_bucket, Operation.read("kv.history"))
     ),
     *(
-        row
+        each
         for name in _OTHERS
-        for row in traced_rows(KeyValue, name, _on_bucket, Operation.client(f"kv.{name}"), None, None)
+        for each in row(KeyValue, name, observing, partial(_start_on_bucket, Operation.client(f"kv.{name}")))
     ),
     *(
-        row
+        each
         for name in ("key_value", "create_key_value", "delete_key_value")
-        for row in traced_rows(JetStreamContext, name, on_context, Operation.client(name))
+        for each in row(JetStreamContext, name, observing, partial(start_on_context, Operation.client(name)))
     ),
     *((KeyValue.KeyWatcher, name, wrapper) for name, wrapper in watcher_wrappers(_source_of, _describe).items()),
 ]

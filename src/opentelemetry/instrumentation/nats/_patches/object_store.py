@@ -9,7 +9,7 @@ the chunks stay as they are, byte for byte.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -24,18 +24,16 @@ from opentelemetry.instrumentation.nats._calls import Call
 from opentelemetry.instrumentation.nats._connection import Operation, Source
 from opentelemetry.instrumentation.nats._patches._patching import Rows
 from opentelemetry.instrumentation.nats._patches._running import (
-    Answer,
     Arguments,
     api_prefix,
     client_of,
-    run_observed,
-    run_quietly,
-    send_rows,
-    traced_rows,
+    observing,
+    row,
+    sending,
 )
 from opentelemetry.instrumentation.nats._patches._watching import watcher_source, watcher_wrappers
-from opentelemetry.instrumentation.nats._patches.key_value import listed, on_context
-from opentelemetry.instrumentation.nats._telemetry import Failure, Telemetry
+from opentelemetry.instrumentation.nats._patches.key_value import listed, start_on_context
+from opentelemetry.instrumentation.nats._telemetry import Failure, ObservedCall, Telemetry
 from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
 
 
@@ -91,31 +89,21 @@ def _not_messages(store: Any) -> tuple[str, str]:
     return api_prefix(store._js), f"$O.{store._name}.C."
 
 
-def _read(
+def _start_on_store(
     operation: Operation,
-    answer: Answer | None,
     arguments: Arguments,
     telemetry: Telemetry,
-    wrapped: Callable[..., Any],
     store: Any,
+    context: Context,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-) -> Any:
+) -> Call:
+    """Starts what is no write."""
     if telemetry.is_excluded(_all(store)):
-        return run_quietly(Call(), wrapped, args, kwargs)
+        return Call()
     name = arguments.get(args, kwargs, "name")
-    return run_observed(
-        telemetry,
-        telemetry.connection(client_of(store)).channel(operation, store._name, resource=True),
-        {names.OBJECT_NAME: name} if isinstance(name, str) else None,
-        wrapped,
-        args,
-        kwargs,
-        answer,
-        absent=(NotFoundError,) if answer is _LISTED else (),
-        links=operation.type is not None,
-        consumed=None if answer is None else _infos,
-    )
+    channel = telemetry.connection(client_of(store)).channel(operation, store._name, resource=True)
+    return ObservedCall(telemetry, context, channel, {names.OBJECT_NAME: name} if isinstance(name, str) else None)
 
 
 def _source_of(telemetry: Telemetry, watcher: Any) -> Source:
@@ -124,30 +112,33 @@ def _source_of(telemetry: Telemetry, watcher: Any) -> Source:
 
 
 _WRITES = ("put", "delete", "update_meta")
-_LISTED = partial(listed, _describe)
-_READS = {"get": _info_answer, "get_info": _info_answer, "list": _LISTED}
 _OTHERS = ("status", "seal", "watch")
+
+_reading = partial(observing, answer=_info_answer, links=True, consumed=_infos)
+_listing = partial(observing, answer=partial(listed, _describe), absent=(NotFoundError,), links=True, consumed=_infos)
 
 ROWS: Rows = [
     *(
-        row
+        each
         for name in _WRITES
-        for row in send_rows(ObjectStore, name, _start_write, _info_answer, Operation.send(f"object.{name}"))
+        for each in row(
+            ObjectStore, name, sending, partial(_start_write, Operation.send(f"object.{name}")), _info_answer
+        )
     ),
     *(
-        row
-        for name, answer in _READS.items()
-        for row in traced_rows(ObjectStore, name, _read, Operation.read(f"object.{name}"), answer)
+        each
+        for name, wrapper in (("get", _reading), ("get_info", _reading), ("list", _listing))
+        for each in row(ObjectStore, name, wrapper, partial(_start_on_store, Operation.read(f"object.{name}")))
     ),
     *(
-        row
+        each
         for name in _OTHERS
-        for row in traced_rows(ObjectStore, name, _read, Operation.client(f"object.{name}"), None)
+        for each in row(ObjectStore, name, observing, partial(_start_on_store, Operation.client(f"object.{name}")))
     ),
     *(
-        row
+        each
         for name in ("object_store", "create_object_store", "delete_object_store")
-        for row in traced_rows(JetStreamContext, name, on_context, Operation.client(name))
+        for each in row(JetStreamContext, name, observing, partial(start_on_context, Operation.client(name)))
     ),
     *((ObjectStore.ObjectWatcher, name, wrapper) for name, wrapper in watcher_wrappers(_source_of, _describe).items()),
 ]

@@ -18,7 +18,7 @@ from opentelemetry.instrumentation.nats._attributes import Attributes
 from opentelemetry.instrumentation.nats._calls import Call
 from opentelemetry.instrumentation.nats._connection import Source
 from opentelemetry.instrumentation.nats._patches._patching import Rows
-from opentelemetry.instrumentation.nats._patches._running import Arguments, send_rows
+from opentelemetry.instrumentation.nats._patches._running import Arguments, row, sending
 from opentelemetry.instrumentation.nats._patches.client import start_reply
 from opentelemetry.instrumentation.nats._telemetry import Delivery, Failure, Telemetry, delivery_of, suppressed
 
@@ -129,6 +129,6 @@ def _start_respond_error(
 
 ROWS: Rows = [
     (Endpoint, "_start", _start),
-    *send_rows(Request, "respond", _start_respond),
-    *send_rows(Request, "respond_error", _start_respond_error),
+    *row(Request, "respond", sending, _start_respond),
+    *row(Request, "respond_error", sending, _start_respond_error),
 ]

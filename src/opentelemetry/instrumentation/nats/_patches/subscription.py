@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 from nats.aio.subscription import Subscription, _SubscriptionMessageIterator  # pyright: ignore[reportPrivateUsage]
@@ -15,10 +14,10 @@ from nats.aio.subscription import Subscription, _SubscriptionMessageIterator  # 
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._attributes import STATUS_HEADER, header
 from opentelemetry.instrumentation.nats._calls import Call, current_call
-from opentelemetry.instrumentation.nats._connection import SOURCE
+from opentelemetry.instrumentation.nats._connection import SOURCE, Source
 from opentelemetry.instrumentation.nats._patches._handing_over import MessageLoop, trace_callback
-from opentelemetry.instrumentation.nats._patches._patching import Gated, Rows
-from opentelemetry.instrumentation.nats._patches._receiving import run_receive
+from opentelemetry.instrumentation.nats._patches._patching import Replaced, Rows
+from opentelemetry.instrumentation.nats._patches._receiving import receiving
 from opentelemetry.instrumentation.nats._patches._running import own_method, traced
 from opentelemetry.instrumentation.nats._patches._watching import Feeder
 from opentelemetry.instrumentation.nats._telemetry import Telemetry
@@ -74,26 +73,26 @@ def _start(
     return result
 
 
-def next_msg(
-    telemetry: Telemetry, wrapped: Callable[..., Any], subscription: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+def next_msg(*, marks: bool = False) -> Replaced:
+    """Traces `next_msg`, of JetStream's push subscriptions too, which ask the core one that they wrap.
+
+    Args:
+        marks: Whether it asks another.
+    """
+    return receiving(_source_of, marks=marks, inner=_inner_next_msg)
+
+
+def _source_of(telemetry: Telemetry, subscription: Any) -> Source:
+    return telemetry.source(subscription.__dict__.get("_sub", subscription))
+
+
+async def _inner_next_msg(
+    _: Telemetry, original: Callable[..., Any], __: Call, subscription: Any, /, *args: Any, **kwargs: Any
 ) -> Any:
-    """Wraps `next_msg`, of JetStream's push subscriptions too."""
-    if current_call() is not None:
-        return _inner_next_msg(wrapped, *args, **kwargs)
-    if not telemetry.listening and telemetry.idle():
-        return wrapped(*args, **kwargs)
-    # JetStream's subscription asks the core one that it wraps.
-    core = subscription.__dict__.get("_sub")
-    if core is None:
-        return run_receive(telemetry, telemetry.source(subscription), wrapped, args, kwargs)
-    return run_receive(telemetry, telemetry.source(core), wrapped, args, kwargs, call=Call())
-
-
-async def _inner_next_msg(wrapped: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Notes why a fetch gets nothing, where the server says so."""
-    message = await wrapped(*args, **kwargs)
+    message = await original(subscription, *args, **kwargs)
     if not message.data and header(message.headers, STATUS_HEADER) == _CONFLICT:
-        call = current_call()
+        call = current_call()  # two fetches at a time use the method that one of them has found
         if call is not None:
             call.refusal = header(message.headers, _DESCRIPTION_HEADER) or _CONFLICT
     return message
@@ -101,15 +100,15 @@ async def _inner_next_msg(wrapped: Callable[..., Any], *args: Any, **kwargs: Any
 
 @contextmanager
 def without_wrapper(subscription: Any) -> Generator[None]:
-    """Lets what is called inside find `next_msg` of a core subscription without its wrapper.
+    """Lets what is called inside find `next_msg` of a core subscription as it is found now.
 
-    A fetch takes message by message with it, and for each one the wrapper costs as much as all that is recorded of it.
+    A fetch takes message by message with it, and for each one to find out costs as much as all that is recorded of it.
     """
     own: dict[str, Any] = subscription.__dict__
     if "next_msg" in own:  # another fetch is doing the same, or somebody's mock
         yield
         return
-    own["next_msg"] = partial(_inner_next_msg, own_method(subscription, "next_msg"))
+    own["next_msg"] = subscription.next_msg
     try:
         yield
     finally:
@@ -119,19 +118,18 @@ def without_wrapper(subscription: Any) -> Generator[None]:
 def _aiter(
     telemetry: Telemetry, wrapped: Callable[..., Any], iterator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
+    if not traced(telemetry):
+        return wrapped(*args, **kwargs)
     return MessageLoop(telemetry, telemetry.source(iterator._sub), own_method(iterator, "__anext__"))
 
 
-def _anext(
-    telemetry: Telemetry, wrapped: Callable[..., Any], iterator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
-    """A step that somebody takes by hand is a receive; loops step past this."""
-    return run_receive(telemetry, telemetry.source(iterator._sub), wrapped, args, kwargs)
+def _source_of_iterator(telemetry: Telemetry, iterator: Any) -> Source:
+    return telemetry.source(iterator._sub)
 
 
 ROWS: Rows = [
     (Subscription, "_start", _start),
-    (Subscription, "next_msg", next_msg),
-    (_SubscriptionMessageIterator, "__aiter__", Gated(_aiter, traced)),
-    (_SubscriptionMessageIterator, "__anext__", Gated(_anext, traced)),
+    (Subscription, "next_msg", next_msg()),
+    (_SubscriptionMessageIterator, "__aiter__", _aiter),
+    (_SubscriptionMessageIterator, "__anext__", receiving(_source_of_iterator)),  # a step by hand; loops step past it
 ]
