@@ -38,6 +38,7 @@ class Call:
         context: What a message published inside carries in its headers; None for nothing.
         api_prefix: Subjects under it, or under one of them, are not the user's message but requests to JetStream, or
             chunks of an object.
+        follows: The name of the one method of nats-py's whose calls inside are noted, or changed, on its behalf.
         source: What a subscription made inside belongs to.
         reply: Found out: the reply subject of the last message published inside.
         stored: Found out: the headers of the stored messages that were read inside, each with what its link is to say.
@@ -47,6 +48,7 @@ class Call:
     # On the class, because few calls have them, and each one set costs every call.
     context: Context | None = None
     api_prefix: str | tuple[str, ...] = API_PREFIX
+    follows: str = ""
     source: Source | None = None
     reply: str = ""
     stored: Sequence[tuple[Any, Attributes | None]] = ()
@@ -55,6 +57,8 @@ class Call:
     def __init__(self, context: Context | None = None, api_prefix: str | tuple[str, ...] = API_PREFIX) -> None:
         self.context = context
         self.api_prefix = api_prefix
+        if context is not None:
+            self.follows = "publish"
 
 
 # `asyncio.current_task()` is written in Python before 3.12, and takes five times as long as what it looks into.
@@ -74,17 +78,17 @@ class Mark:
 
     def __init__(self) -> None:
         self.call: Call | None = None
+        self._thread = get_ident()
         self._loop = _get_running_loop()
         # Its number, because the task has the context that has us. Another task may get the same number, once this
         # one is gone, and with it its calls.
-        self._task = id(self._loop and _task_of(self._loop))
-        self._thread = get_ident()
+        self._task = id(_task_of(self._loop)) if self._loop else 0
 
     def is_ours(self) -> bool:
         """Tells whether it is that of the running task, and not of one that the context was inherited from."""
         # Not the running loop, which costs a system call before Python 3.12, but that of the mark: only a thread that
         # has inherited it may run another one, or none.
-        return self._thread == get_ident() and self._task == id(self._loop and _task_of(self._loop))
+        return self._thread == get_ident() and (not self._loop or self._task == id(_task_of(self._loop)))
 
 
 _mark: ContextVar[Mark | None] = ContextVar("opentelemetry_nats_mark", default=None)

@@ -672,6 +672,7 @@ class ActiveOperation(Call):
     """
 
     context: Context
+    follows = "publish"
     shown: bool = False
     has_id: bool = False
     _ended: bool = False
@@ -684,19 +685,17 @@ class ActiveOperation(Call):
         self.injects = injects
         self._started = perf_counter_ns()
 
-    def set(self, attributes: Attributes) -> None:
-        """Adds attributes that became known since the start."""
-        if attributes:
-            self.span.set_attributes(attributes)
-
-    def end(self, error: BaseException | Failure | None = None) -> None:
+    def end(self, error: BaseException | Failure | None = None, attributes: Attributes | None = None) -> None:
         """Ends the operation; a second time does nothing.
 
         Args:
             error: What it failed with, if it did; being cancelled is no failure.
+            attributes: What became known since the start.
         """
         if not self._ended:
             self._ended = True
+            if attributes:
+                self.span.set_attributes(attributes)
             self.telemetry.end(self.channel, self.span, self.context, self._started, error)
 
 
@@ -787,6 +786,8 @@ class Observation(Call):
         parent: The context that holds the parent.
     """
 
+    follows = "next_msg"
+
     def __init__(self, telemetry: Telemetry, parent: Context) -> None:
         self.telemetry = telemetry
         self.parent = parent
@@ -859,39 +860,28 @@ class ObservedCall(Observation):
         telemetry: What it belongs to.
         parent: The context that holds the parent.
         channel: The operation and what it is about.
-        attributes: What the span has besides.
+
+    Attributes:
+        attributes: All attributes of the span; to be added to.
     """
 
-    def __init__(
-        self, telemetry: Telemetry, parent: Context, channel: Channel, attributes: Attributes | None = None
-    ) -> None:
+    follows = "get_msg"
+
+    def __init__(self, telemetry: Telemetry, parent: Context, channel: Channel) -> None:
         super().__init__(telemetry, parent)
         self._channel = channel
-        self._attributes = attributes
+        self.attributes = channel.attributes.copy()
 
-    def finish(
-        self,
-        attributes: Attributes,
-        error: BaseException | Failure | None,
-        links: bool = False,
-        messages: Sequence[Any] = (),
-    ) -> None:
+    def finish(self, error: BaseException | Failure | None, links: bool = False, messages: Sequence[Any] = ()) -> None:
         """Ends the call.
 
         Args:
-            attributes: What became known since.
             error: What it failed with, if it did.
             links: Whether to link to the writers of the stored messages that were read inside.
             messages: What was received, for the user's hook.
         """
-        channel = self._channel
-        all_attributes = channel.attributes.copy()
-        if self._attributes:
-            all_attributes.update(self._attributes)
-        if attributes:
-            all_attributes.update(attributes)
         writers = self.telemetry.stored_links(self.stored) if links and self.stored else ()
-        self.end(channel, all_attributes, writers, error, messages)
+        self.end(self._channel, self.attributes, writers, error, messages)
 
 
 _ROOMY = 65536

@@ -19,9 +19,9 @@ Wrapper = Callable[[Telemetry, Callable[..., Any], Any, tuple[Any, ...], dict[st
 """A wrapper as wrapt calls it, `(wrapped, instance, args, kwargs)`, with the telemetry before."""
 
 
-Make = Callable[[Telemetry, Callable[..., Any], Callable[..., Any]], Callable[..., Any]]
+Make = Callable[[Telemetry, Callable[..., Any], Callable[[Any], Callable[..., Any]]], Callable[..., Any]]
 """Makes the coroutine function that runs instead of a method, with the same arguments. Given are the telemetry,
-nats-py's own function, and what to call instead of it inside of another call: with that call, and the arguments."""
+nats-py's own function, and how to find what nats-py would find: to be asked inside of another call."""
 
 
 def _own(_: Telemetry, original: Callable[..., Any], __: Call, instance: Any, /, *args: Any, **kwargs: Any) -> Any:
@@ -37,8 +37,8 @@ class Replaced(NamedTuple):
 
     Attributes:
         make: Makes what runs instead.
-        inner: What is called instead of nats-py's own method inside of a call of the user's: with the telemetry,
-            nats-py's own function, that call, and the method's arguments.
+        inner: What runs instead inside of a call of the user's that follows the method: it is called with the
+            telemetry, nats-py's own function, that call, and the method's arguments.
         wanted: Tells whether ours is to run although nobody listens at the moment.
     """
 
@@ -84,15 +84,15 @@ class Patch:
 def apply(telemetry: Telemetry, rows: Rows) -> list[Patch]:
     """Patches the methods of a table; the ones that this version of nats-py does not have are passed over."""
     return [
-        Patch(owner, name, partial(_wrap, telemetry, wrapper))
+        Patch(owner, name, partial(_wrap, telemetry, name, wrapper))
         for owner, name, wrapper in rows
         if name in owner.__dict__
     ]
 
 
-def _wrap(telemetry: Telemetry, wrapper: Wrapper | Replaced, original: Any) -> Any:
+def _wrap(telemetry: Telemetry, name: str, wrapper: Wrapper | Replaced, original: Any) -> Any:
     if isinstance(wrapper, Replaced):
-        return _method(telemetry, wrapper, original)
+        return _method(telemetry, name, wrapper, original)
     return FunctionWrapper(original, partial(wrapper, telemetry))
 
 
@@ -104,17 +104,20 @@ def _bind_and_call(method: Any, instance: Any, /, *args: Any, **kwargs: Any) -> 
 _FunctionWrapper: Any = FunctionWrapper
 
 
-def _method(telemetry: Telemetry, replaced: Replaced, original: Any) -> Any:
+def _method(telemetry: Telemetry, name: str, replaced: Replaced, original: Any) -> Any:
     """Makes what stands in the class for a coroutine method of nats-py's; wrapt makes it look like the original.
 
     Looked up on an instance, it is one of several plain methods, which costs half of wrapt's bound wrapper: ours for
     the user; inside of a user's call, where it is nats-py that looks, nats-py's own. So a call passes one wrapper only,
     through however many of nats-py's methods it goes.
     """
+
+    def find(instance: Any) -> Any:
+        return method.__get__(instance)
+
     function = original if type(original) is FunctionType else partial(_bind_and_call, original)
     inner = partial(replaced.inner, telemetry, function)
-    ours = wraps(original)(replaced.make(telemetry, function, inner))
-    plain = replaced.inner is _own
+    ours = wraps(original)(replaced.make(telemetry, function, find))
     wanted = replaced.wanted
 
     # A class for each method, because wrapt's objects take five times as long as a closure to find what they have.
@@ -124,15 +127,13 @@ def _method(telemetry: Telemetry, replaced: Replaced, original: Any) -> Any:
                 return _FunctionWrapper.__get__(self, instance, owner)
             call = current_call()
             if call is not None:
-                return original.__get__(instance, owner) if plain else partial(inner, call, instance)
-            if telemetry.listening or wanted(telemetry):
-                return MethodType(ours, instance)
-            return original.__get__(instance, owner)
+                return partial(inner, call, instance) if call.follows == name else MethodType(function, instance)
+            return MethodType(ours if telemetry.listening or wanted(telemetry) else function, instance)
 
     def call_unbound(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if instance is None:
             instance, args = args[0], args[1:]
-        return method.__get__(instance)(*args, **kwargs)
+        return find(instance)(*args, **kwargs)
 
-    method = Method(original, call_unbound)
+    method: Any = Method(original, call_unbound)
     return method

@@ -39,10 +39,10 @@ def receiving(
         source_of: Finds where the message comes from.
         describe: Makes the attributes of what is no `Msg`.
         marks: Whether nats-py's method calls other public methods.
-        inner: What nats-py finds instead of the method inside of another call.
+        inner: What runs instead inside of a call that follows the method, see `Replaced`.
     """
 
-    def make(telemetry: Telemetry, original: Callable[..., Any], inside: Callable[..., Any]) -> Callable[..., Any]:
+    def make(telemetry: Telemetry, original: Callable[..., Any], find: Callable[[Any], Any]) -> Callable[..., Any]:
         async def receive(instance: Any, /, *args: Any, **kwargs: Any) -> Any:
             if not telemetry.listening and telemetry.idle():
                 return await original(instance, *args, **kwargs)
@@ -51,7 +51,7 @@ def receiving(
                 return await original(instance, *args, **kwargs)
             mark = own_mark()
             if mark.call is not None:
-                return await inside(mark.call, instance, *args, **kwargs)
+                return await find(instance)(*args, **kwargs)
             source = source_of(telemetry, instance)
             call = Observation(telemetry, context)
             if marks:

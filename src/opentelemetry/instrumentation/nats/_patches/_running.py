@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from opentelemetry.context import Context, get_current
+from opentelemetry.context import get_current
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._attributes import Attributes
 from opentelemetry.instrumentation.nats._calls import Call, current_call, own_mark
@@ -19,16 +19,17 @@ from opentelemetry.instrumentation.nats._patches._patching import Replaced, Rows
 from opentelemetry.instrumentation.nats._telemetry import ActiveOperation, Failure, ObservedCall, Telemetry, suppressed
 from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
 
-Answer = Callable[[Any, Call], "tuple[Attributes, Failure | None]"]
-"""Reads the result of a call (and what was found out inside): the attributes, and a failure that is no exception."""
+Answer = Callable[[Any, Call, Attributes], "Failure | None"]
+"""Reads the result of a call (and what was found out inside) into the attributes; returns a failure that is no
+exception."""
 
 Consumed = Callable[[Any], Sequence[Any]]
 """Finds in the result of a call what the application has consumed by it: messages, entries, infos of objects."""
 
 
-Start = Callable[[Telemetry, Any, Context, "tuple[Any, ...]", "dict[str, Any]"], Call]
-"""Starts the operation of a call, given the instance, the current context and the call's arguments. Returns the
-operation, or where there is nothing to record the mark alone."""
+Start = Callable[..., Call]
+"""Starts the operation of a call, given the telemetry, the instance, the current context, and the call's arguments as
+they were given. Returns the operation, or where there is nothing to record the mark alone."""
 
 
 def the_result(result: Any) -> Sequence[Any]:
@@ -110,35 +111,38 @@ def sending(start: Start, answer: Answer | None = None) -> Replaced:
         answer: Reads the result.
     """
 
-    def make(telemetry: Telemetry, original: Callable[..., Any], inside: Callable[..., Any]) -> Callable[..., Any]:
+    def make(telemetry: Telemetry, original: Callable[..., Any], find: Callable[[Any], Any]) -> Callable[..., Any]:
         async def send(instance: Any, /, *args: Any, **kwargs: Any) -> Any:
             context = get_current()
             if (not telemetry.listening and telemetry.idle()) or (context and suppressed(context)):
                 return await original(instance, *args, **kwargs)
             mark = own_mark()
             if mark.call is not None:
-                return await inside(mark.call, instance, *args, **kwargs)
-            call = mark.call = start_call(start, telemetry, instance, context, args, kwargs)
+                return await find(instance)(*args, **kwargs)
+            try:
+                call = start(telemetry, instance, context, *args, **kwargs)
+            except Exception as error:
+                call = not_started(error, original, instance, args, kwargs)
+            mark.call = call
             try:
                 result = await original(instance, *args, **kwargs)
             except BaseException as error:
                 mark.call = None
                 if isinstance(call, ActiveOperation):
-                    if call.channel.operation is REQUEST and call.reply:
-                        # Also where no answer came: it finds the other half of a request that timed out.
-                        call.set({messaging.MESSAGING_MESSAGE_CONVERSATION_ID: call.reply})
-                    call.end(error)
+                    # Also where no answer came: it finds the other half of a request that timed out.
+                    inbox = call.reply if call.channel.operation is REQUEST else ""
+                    call.end(error, {messaging.MESSAGING_MESSAGE_CONVERSATION_ID: inbox} if inbox else None)
                 raise
             mark.call = None
             if isinstance(call, ActiveOperation):
+                attributes: Attributes = {}
                 failure = None
                 if answer is not None:
                     try:
-                        attributes, failure = answer(result, call)
-                        call.set(attributes)
+                        failure = answer(result, call, attributes)
                     except Exception:
                         _faults.report("reading an answer")
-                call.end(failure)
+                call.end(failure, attributes)
             return result
 
         return send
@@ -163,18 +167,22 @@ def observing(
         absent: Exceptions by which nats-py says "there is none", which is an answer and no failure.
         links: Whether to link to the writers of the stored messages that were read inside.
         consumed: Finds in the result what was consumed, to be shown to the user's hook.
-        inner: What nats-py finds instead of the method inside of another call.
+        inner: What runs instead inside of a call that follows the method, see `Replaced`.
     """
 
-    def make(telemetry: Telemetry, original: Callable[..., Any], inside: Callable[..., Any]) -> Callable[..., Any]:
+    def make(telemetry: Telemetry, original: Callable[..., Any], find: Callable[[Any], Any]) -> Callable[..., Any]:
         async def observe(instance: Any, /, *args: Any, **kwargs: Any) -> Any:
             context = get_current()
             if (not telemetry.listening and telemetry.idle()) or (context and suppressed(context)):
                 return await original(instance, *args, **kwargs)
             mark = own_mark()
             if mark.call is not None:
-                return await inside(mark.call, instance, *args, **kwargs)
-            call = mark.call = start_call(start, telemetry, instance, context, args, kwargs)
+                return await find(instance)(*args, **kwargs)
+            try:
+                call = start(telemetry, instance, context, *args, **kwargs)
+            except Exception as error:
+                call = not_started(error, original, instance, args, kwargs)
+            mark.call = call
             try:
                 result = await original(instance, *args, **kwargs)
             except BaseException as error:
@@ -183,18 +191,17 @@ def observing(
                     none = isinstance(error, absent)
                     if none and getattr(error, "entry", None) is None:
                         call.stored = ()  # nats-py has found something, but not what it was asked for
-                    call.finish({}, None if none else error, links)
+                    call.finish(None if none else error, links)
                 raise
             mark.call = None
             if isinstance(call, ObservedCall):
-                attributes: Attributes = {}
                 failure = None
                 if answer is not None:
                     try:
-                        attributes, failure = answer(result, call)
+                        failure = answer(result, call, call.attributes)
                     except Exception:
                         _faults.report("reading an answer")
-                call.finish(attributes, failure, links, consumed(result) if consumed else ())
+                call.finish(failure, links, consumed(result) if consumed else ())
             return result
 
         return observe
@@ -202,17 +209,26 @@ def observing(
     return Replaced(make) if inner is None else Replaced(make, inner)
 
 
-def start_call(
-    start: Start,
-    telemetry: Telemetry,
-    instance: Any,
-    context: Context,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+def not_started(
+    error: Exception, original: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Call:
-    """Starts the operation of a call, see `Start`; after a fault there is the mark alone."""
-    try:
-        return start(telemetry, instance, context, args, kwargs)
-    except Exception:
+    """Returns the mark alone, where an operation could not be started, and reports why.
+
+    Args:
+        error: Why.
+        original: nats-py's own function. Where it takes no such arguments either, it will say so in its own words.
+        instance: What it is a method of.
+        args: Its arguments.
+        kwargs: Its arguments.
+    """
+    if not isinstance(error, TypeError) or _takes(original, instance, *args, **kwargs):
         _faults.report("starting an operation")
-        return Call()
+    return Call()
+
+
+def _takes(function: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
+    try:
+        inspect.signature(function).bind(*args, **kwargs)
+    except (TypeError, ValueError):
+        return False
+    return True

@@ -53,19 +53,6 @@ def _publish_arguments(
     return subject, payload, reply, headers
 
 
-def _request_arguments(
-    subject: Any,
-    payload: Any = b"",
-    timeout: Any = None,
-    old_style: Any = False,
-    headers: Any = None,
-    *_: Any,
-    **__: Any,
-) -> tuple[Any, Any, Any]:
-    # nats-py drops the headers of an old-style request.
-    return subject, payload, None if old_style else headers
-
-
 async def _connect(
     telemetry: Telemetry, wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> None:
@@ -115,13 +102,12 @@ def _wants_publish(telemetry: Telemetry) -> bool:
     return not telemetry.idle() or (telemetry.enabled and bool(get_current()))
 
 
-def _make_publish(telemetry: Telemetry, original: Callable[..., Any], inside: Callable[..., Any]) -> Callable[..., Any]:
+def _make_publish(telemetry: Telemetry, original: Callable[..., Any], find: Callable[[Any], Any]) -> Callable[..., Any]:
     async def publish(client: Any, /, *args: Any, **kwargs: Any) -> None:
         if not telemetry.listening and not _wants_publish(telemetry):
             return await original(client, *args, **kwargs)
-        call = current_call()
-        if call is not None:
-            return await inside(call, client, *args, **kwargs)
+        if current_call() is not None:
+            return await find(client)(*args, **kwargs)
         context = get_current()
         try:
             subject, payload, reply, headers = _publish_arguments(*args, **kwargs)
@@ -168,19 +154,21 @@ def _make_publish(telemetry: Telemetry, original: Callable[..., Any], inside: Ca
 
 
 def _inner_publish(
-    telemetry: Telemetry, original: Callable[..., Any], call: Call, client: Any, /, *args: Any, **kwargs: Any
+    telemetry: Telemetry,
+    original: Callable[..., Any],
+    call: Call,
+    client: Any,
+    /,
+    subject: str,
+    payload: bytes = b"",
+    reply: str = "",
+    headers: Any = None,
 ) -> Any:
     """Publishes what one of nats-py's own methods publishes in the course of a user's call."""
-    if call.context is None:
-        return original(client, *args, **kwargs)
-    try:
-        subject, payload, reply, headers = _publish_arguments(*args, **kwargs)
-        size = len(payload)
-    except TypeError:
-        return original(client, *args, **kwargs)
     call.reply = reply
-    if subject.startswith(call.api_prefix):
-        return original(client, *args, **kwargs)
+    size = size_of(payload)
+    if call.context is None or size is None or subject.startswith(call.api_prefix):
+        return original(client, subject, payload, reply, headers)
     try:
         operation = call if isinstance(call, ActiveOperation) else None
         if (operation is None or operation.injects) and telemetry.carries_context(subject):
@@ -194,26 +182,34 @@ def _inner_publish(
 
 
 def _start_request(
-    telemetry: Telemetry, client: Any, context: Context, args: tuple[Any, ...], kwargs: dict[str, Any]
+    telemetry: Telemetry,
+    client: Any,
+    context: Context,
+    /,
+    subject: Any,
+    payload: Any = b"",
+    timeout: Any = None,
+    old_style: Any = False,
+    headers: Any = None,
+    *_: Any,
+    **__: Any,
 ) -> Call:
-    try:
-        subject, payload, headers = _request_arguments(*args, **kwargs)
-    except TypeError:
-        return Call()
     if not isinstance(subject, str) or subject.startswith(SERVICE_PREFIX):
         return Call()
-    channel = telemetry.connection(client).channel(REQUEST, subject)
+    connection = telemetry.connection(client)
+    channel = connection.channel(REQUEST, subject)
     if channel.excluded:
         return Call(context)
-    return telemetry.start_send(channel, headers, size_of(payload), context)
+    # nats-py drops the headers of an old-style request.
+    return telemetry.start_send(channel, None if old_style else headers, size_of(payload), context)
 
 
-def _request_answer(answer: Any, call: Call) -> tuple[Attributes, Failure | None]:
-    attributes: Attributes = {names.RESPONSE_BODY_SIZE: len(answer.data)}
+def _request_answer(answer: Any, call: Call, attributes: Attributes) -> Failure | None:
+    attributes[names.RESPONSE_BODY_SIZE] = len(answer.data)
     if call.reply:
         attributes[messaging.MESSAGING_MESSAGE_CONVERSATION_ID] = call.reply
     headers = answer.headers
-    return attributes, service_failure(headers, attributes) if headers else None
+    return service_failure(headers, attributes) if headers else None
 
 
 def service_failure(headers: Any, attributes: Attributes) -> Failure | None:
@@ -236,10 +232,10 @@ def service_failure(headers: Any, attributes: Attributes) -> Failure | None:
 
 
 def _start_respond(
-    telemetry: Telemetry, message: Any, context: Context, args: tuple[Any, ...], kwargs: dict[str, Any]
+    telemetry: Telemetry, message: Any, context: Context, /, data: Any = None, *_: Any, **__: Any
 ) -> Call:
     # The headers are an echo of those received: whatever context is in them, nobody chose it.
-    return start_reply(telemetry, message, args[0] if args else kwargs.get("data"), None)
+    return start_reply(telemetry, message, data, None)
 
 
 def start_reply(
@@ -268,23 +264,24 @@ def _start_settle(
     telemetry: Telemetry,
     message: Any,
     context: Context,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    /,
+    *args: Any,
+    **kwargs: Any,
 ) -> Call:
     delivery = delivery_of(message)
     if delivery is not None and delivery.settled:
         delivery.settled = False
         return Call()
-    attributes: Attributes = {}
-    telemetry.message_attributes(attributes, message)
-    # They tell of the delivery, not of its settlement.
-    for name in _NOT_OF_SETTLEMENT:
-        attributes.pop(name, None)
     source = None if delivery is None else delivery.source
     channel = (source or telemetry.connection(message._client)).channel(operation, message.subject)
     if channel.excluded:
         return Call()
-    return ObservedCall(telemetry, telemetry.bound_parent(message), channel, attributes)
+    call = ObservedCall(telemetry, telemetry.bound_parent(message), channel)
+    telemetry.message_attributes(call.attributes, message)
+    # They tell of the delivery, not of its settlement.
+    for name in _NOT_OF_SETTLEMENT:
+        call.attributes.pop(name, None)
+    return call
 
 
 _NOT_OF_SETTLEMENT = (

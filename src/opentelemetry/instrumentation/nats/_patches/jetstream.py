@@ -26,10 +26,10 @@ from opentelemetry.instrumentation.nats._patches._running import (
     Arguments,
     Start,
     api_prefix,
+    not_started,
     observing,
     row,
     sending,
-    start_call,
     the_result,
     traced,
 )
@@ -51,8 +51,14 @@ _PENDING = "_opentelemetry_pending"
 """The attribute of a client that keeps the operations of `publish_async` by the reply subject of their ack."""
 
 
-# Python itself finds the arguments, by position or keyword, as it does for nats-py; what later versions add is ignored.
-def _publish_arguments(
+# -- publish ----------------------------------------------------------------------------------------------------------
+
+
+def _start_publish(
+    telemetry: Telemetry,
+    js: Any,
+    context: Context,
+    /,
     subject: Any,
     payload: Any = b"",
     timeout: Any = None,
@@ -60,21 +66,8 @@ def _publish_arguments(
     headers: Any = None,
     *_: Any,
     **__: Any,
-) -> tuple[Any, Any, Any]:
-    return subject, payload, headers
-
-
-# -- publish ----------------------------------------------------------------------------------------------------------
-
-
-def _start_publish(
-    telemetry: Telemetry, js: Any, context: Context, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Call:
     """Starts the operation of `publish` or `publish_async`, see `Start`."""
-    try:
-        subject, payload, headers = _publish_arguments(*args, **kwargs)
-    except TypeError:
-        return Call()
     if not isinstance(subject, str):
         return Call()
     channel = telemetry.connection(js._nc).channel(PUBLISH, subject)
@@ -82,38 +75,32 @@ def _start_publish(
         return Call(context, api_prefix(js))
     operation = telemetry.start_send(channel, headers, size_of(payload), context)
     operation.api_prefix = api_prefix(js)
-    if hasattr(headers, "get") and names.header(headers, names.MESSAGE_ID_HEADER) is not None:
+    if headers and hasattr(headers, "get") and names.header(headers, names.MESSAGE_ID_HEADER) is not None:
         operation.has_id = True
     return operation
 
 
-def _publish_answer(ack: Any, call: Call) -> tuple[Attributes, Failure | None]:
-    return _ack_attributes(ack, isinstance(call, ActiveOperation) and call.has_id), None
-
-
-def _ack_attributes(ack: Any, has_id: bool) -> Attributes:
-    """Makes the attributes that a `PubAck` adds to the span of its publish.
-
-    Args:
-        ack: The ack.
-        has_id: Whether the message has an id of its user's.
-    """
-    attributes: Attributes = {names.JETSTREAM_STREAM: ack.stream, names.JETSTREAM_SEQUENCE: ack.seq}
-    if not has_id:
+def _publish_answer(ack: Any, call: Call, attributes: Attributes) -> None:
+    attributes[names.JETSTREAM_STREAM] = ack.stream
+    attributes[names.JETSTREAM_SEQUENCE] = ack.seq
+    if not (isinstance(call, ActiveOperation) and call.has_id):
         attributes[messaging.MESSAGING_MESSAGE_ID] = f"{ack.stream}:{ack.seq}"
     if ack.duplicate:
         attributes[names.JETSTREAM_DUPLICATE] = True
     if ack.domain:
         attributes[names.JETSTREAM_DOMAIN] = ack.domain
-    return attributes
 
 
 def _make_publish_async(telemetry: Telemetry, original: Callable[..., Any], _: Any) -> Callable[..., Any]:
     async def publish_async(js: Any, /, *args: Any, **kwargs: Any) -> Any:
         if not traced(telemetry):
             return await original(js, *args, **kwargs)
+        try:
+            operation = _start_publish(telemetry, js, get_current(), *args, **kwargs)
+        except Exception as error:
+            operation = not_started(error, original, js, args, kwargs)
         mark = own_mark()
-        operation = mark.call = start_call(_start_publish, telemetry, js, get_current(), args, kwargs)
+        mark.call = operation
         try:
             future = await original(js, *args, **kwargs)
         except BaseException as error:
@@ -158,12 +145,13 @@ class _Publishing:
             return
         # `_exception`, because `exception()` would mark it as retrieved, and silence asyncio's "never retrieved".
         error = future._exception
+        attributes: Attributes = {}
         if error is None:
             try:
-                self.operation.set(_ack_attributes(future.result(), self.operation.has_id))
+                _publish_answer(future.result(), self.operation, attributes)
             except Exception:
                 _faults.report("reading an ack")
-        self.operation.end(error)
+        self.operation.end(error, attributes)
 
     def fail(self, error: BaseException | Failure) -> None:
         """Ends the operation though nats-py leaves the future undone."""
@@ -210,8 +198,9 @@ def _start_subscribe(
     telemetry: Telemetry,
     js: Any,
     context: Context,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    /,
+    *args: Any,
+    **kwargs: Any,
 ) -> Call:
     get = partial(arguments.get, args, kwargs)
     subject = get("subject")
@@ -220,11 +209,10 @@ def _start_subscribe(
     connection = telemetry.connection(js._nc)
     source = make_source(connection, get)
     channel = connection.channel(_SUBSCRIBE, subject)
-    call = (
-        Call()
-        if channel.excluded
-        else ObservedCall(telemetry, context, channel, _consumer_attributes(get("stream"), source.consumer))
-    )
+    call = Call()
+    if not channel.excluded:
+        call = ObservedCall(telemetry, context, channel)
+        call.attributes.update(_consumer_attributes(get("stream"), source.consumer))
     call.source = source
     return call
 
@@ -235,8 +223,9 @@ def _start_bind(
     telemetry: Telemetry,
     js: Any,
     context: Context,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    /,
+    *args: Any,
+    **kwargs: Any,
 ) -> Call:
     """Binding makes no round trip, so no span; it only tells where the messages come from."""
     call = Call()
@@ -262,8 +251,8 @@ def _auto_ack_callback(
     return wrapped(handle)
 
 
-def _subscribe_answer(subscription: Any, _: Call) -> tuple[Attributes, Failure | None]:
-    return _consumer_attributes(subscription._stream, subscription._consumer), None
+def _subscribe_answer(subscription: Any, _: Call, attributes: Attributes) -> None:
+    attributes.update(_consumer_attributes(subscription._stream, subscription._consumer))
 
 
 def _consumer_attributes(stream: Any, consumer: Any) -> Attributes:
@@ -361,8 +350,9 @@ def _start_manage(
     telemetry: Telemetry,
     manager: Any,
     context: Context,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    /,
+    *args: Any,
+    **kwargs: Any,
 ) -> Call:
     get = partial(arguments.get, args, kwargs)
     stream = get("stream") or get("name") or get("stream_name") or getattr(get("config"), "name", None)
@@ -377,15 +367,19 @@ def _start_manage(
             ),
             None,
         )
-    attributes: Attributes = {}
-    if isinstance(stream, str):
-        attributes[names.JETSTREAM_STREAM] = stream
+    call = _on_stream(operation, telemetry, manager, context, stream)
     if isinstance(consumer, str):
-        attributes[names.JETSTREAM_CONSUMER] = consumer
-    channel = telemetry.connection(manager._nc).channel(
-        operation, stream if isinstance(stream, str) else None, resource=True
-    )
-    return ObservedCall(telemetry, context, channel, attributes)
+        call.attributes[names.JETSTREAM_CONSUMER] = consumer
+    return call
+
+
+def _on_stream(operation: Operation, telemetry: Telemetry, manager: Any, context: Context, stream: Any) -> ObservedCall:
+    known = isinstance(stream, str)
+    channel = telemetry.connection(manager._nc).channel(operation, stream if known else None, resource=True)
+    call = ObservedCall(telemetry, context, channel)
+    if known:
+        call.attributes[names.JETSTREAM_STREAM] = stream
+    return call
 
 
 def _names_of(config: Any, *fields: str) -> list[Any]:
@@ -394,17 +388,15 @@ def _names_of(config: Any, *fields: str) -> list[Any]:
 
 def _start_stored(
     operation: Operation,
-    arguments: Arguments,
     telemetry: Telemetry,
     manager: Any,
     context: Context,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    /,
+    stream_name: Any,
+    *_: Any,
+    **__: Any,
 ) -> Call:
-    stream = arguments.get(args, kwargs, "stream_name")
-    known = isinstance(stream, str)
-    channel = telemetry.connection(manager._nc).channel(operation, stream if known else None, resource=True)
-    return ObservedCall(telemetry, context, channel, {names.JETSTREAM_STREAM: stream} if known else None)
+    return _on_stream(operation, telemetry, manager, context, stream_name)
 
 
 async def _inner_get_msg(
@@ -416,24 +408,23 @@ async def _inner_get_msg(
     return message
 
 
-def _stored_answer(message: Any, call: Call) -> tuple[Attributes, Failure | None]:
+def _stored_answer(message: Any, call: Call, attributes: Attributes) -> None:
     if not call.stored:  # by `get_last_msg`
         call.stored = ((message.headers, None),)
-    attributes: Attributes = {messaging.MESSAGING_MESSAGE_BODY_SIZE: len(message.data or b"")}
+    attributes[messaging.MESSAGING_MESSAGE_BODY_SIZE] = len(message.data or b"")
     if message.seq:
         attributes[names.JETSTREAM_SEQUENCE] = message.seq
     message_id = names.header(message.headers, names.MESSAGE_ID_HEADER)
     if message_id:
         attributes[messaging.MESSAGING_MESSAGE_ID] = message_id
-    return attributes, None
 
 
-def _added_consumer(info: Any, _: Call) -> tuple[Attributes, Failure | None]:
-    return {names.JETSTREAM_CONSUMER: info.name}, None
+def _added_consumer(info: Any, _: Call, attributes: Attributes) -> None:
+    attributes[names.JETSTREAM_CONSUMER] = info.name
 
 
-def _found_stream(name: Any, _: Call) -> tuple[Attributes, Failure | None]:
-    return {names.JETSTREAM_STREAM: name}, None
+def _found_stream(name: Any, _: Call, attributes: Attributes) -> None:
+    attributes[names.JETSTREAM_STREAM] = name
 
 
 _MANAGEMENT_ANSWERS = {"add_consumer": _added_consumer, "find_stream_name_by_subject": _found_stream}
@@ -499,6 +490,6 @@ ROWS: Rows = [
             _MANAGEMENT_ANSWERS.get(name),
         )
     ),
-    *row(JetStreamManager, "get_msg", _reading, partial(_start_stored, Operation.read("get_msg")), _inner_get_msg),
-    *row(JetStreamManager, "get_last_msg", _reading, partial(_start_stored, Operation.read("get_last_msg"))),
+    (JetStreamManager, "get_msg", _reading(partial(_start_stored, Operation.read("get_msg")), _inner_get_msg)),
+    (JetStreamManager, "get_last_msg", _reading(partial(_start_stored, Operation.read("get_last_msg")))),
 ]

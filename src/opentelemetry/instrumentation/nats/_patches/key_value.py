@@ -21,6 +21,7 @@ from opentelemetry.instrumentation.nats._patches._handing_over import Describe
 from opentelemetry.instrumentation.nats._patches._patching import Rows
 from opentelemetry.instrumentation.nats._patches._running import (
     Arguments,
+    Consumed,
     api_prefix,
     client_of,
     observing,
@@ -29,7 +30,7 @@ from opentelemetry.instrumentation.nats._patches._running import (
     the_result,
 )
 from opentelemetry.instrumentation.nats._patches._watching import watcher_source, watcher_wrappers
-from opentelemetry.instrumentation.nats._telemetry import Failure, ObservedCall, Telemetry, delivery_of
+from opentelemetry.instrumentation.nats._telemetry import ObservedCall, Telemetry, delivery_of
 from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
 
 _PUT, _DELETE, _PURGE = "put", "delete", "purge"
@@ -42,14 +43,14 @@ _OPERATIONS = {None: _PUT, "DEL": _DELETE, "PURGE": _PURGE}
 def _start_write(
     kind: Operation,
     kv_operation: str,
-    arguments: Arguments,
     telemetry: Telemetry,
     kv: Any,
     context: Context,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    /,
+    key: Any,
+    *_: Any,
+    **__: Any,
 ) -> Call:
-    key = arguments.get(args, kwargs, "key")
     if telemetry.excludes and telemetry.is_excluded(f"{kv._pre}{key}"):
         return Call(context, api_prefix(kv._js))
     channel = telemetry.connection(client_of(kv)).channel(kind, kv._name, resource=True)
@@ -61,41 +62,45 @@ def _start_write(
     return operation
 
 
-def _written(revision: Any, _: Call) -> tuple[Attributes, Failure | None]:
-    # `delete` and `purge` return True, which is an int.
-    return ({names.KV_REVISION: revision} if type(revision) is int else {}), None
+def _written(revision: Any, _: Call, attributes: Attributes) -> None:
+    if type(revision) is int:  # `delete` and `purge` return True, which is an int
+        attributes[names.KV_REVISION] = revision
 
 
 def _start_on_bucket(
     operation: Operation,
-    arguments: Arguments,
     telemetry: Telemetry,
     kv: Any,
     context: Context,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    /,
+    key: Any = None,
+    *_: Any,
+    keys: Any = None,
+    **__: Any,
 ) -> Call:
-    """Starts what is no write: it is about a key, several keys, or all of them."""
-    key = arguments.get(args, kwargs, "key")
+    """Starts what is no write: it is about a key, a pattern of keys (the first argument too), or all of them."""
     if key is None:
-        key = arguments.get(args, kwargs, "keys")
-    if telemetry.excludes and telemetry.is_excluded(f"{kv._pre}{key or '>'}"):
+        key = keys
+    known = isinstance(key, str)
+    if telemetry.excludes and telemetry.is_excluded(f"{kv._pre}{key if known else '>'}"):
         return Call()
     channel = telemetry.connection(client_of(kv)).channel(operation, kv._name, resource=True)
-    return ObservedCall(telemetry, context, channel, {names.KV_KEY: key} if isinstance(key, str) else None)
+    call = ObservedCall(telemetry, context, channel)
+    if known:
+        call.attributes[names.KV_KEY] = key
+    return call
 
 
-def _got(entry: Any, _: Call) -> tuple[Attributes, Failure | None]:
-    attributes: Attributes = {names.KV_OPERATION: _PUT}
+def _got(entry: Any, _: Call, attributes: Attributes) -> None:
+    attributes[names.KV_OPERATION] = _PUT
     if entry.revision is not None:
         attributes[names.KV_REVISION] = entry.revision
-    return attributes, None
 
 
 # -- the bucket -------------------------------------------------------------------------------------------------------
 
 
-def listed(describe: Describe, entries: Any, call: Call) -> tuple[Attributes, Failure | None]:
+def listed(describe: Describe, entries: Any, call: Call, attributes: Attributes) -> None:
     """Reads a list of what is stored: how many, and who wrote what."""
     stored: list[tuple[Any, Attributes | None]] = []
     for entry in entries:
@@ -103,7 +108,7 @@ def listed(describe: Describe, entries: Any, call: Call) -> tuple[Attributes, Fa
         if delivery is not None:
             stored.append((delivery.headers, describe(entry)))
     call.stored = stored  # and not what nats-py looked up to find the list
-    return {messaging.MESSAGING_BATCH_MESSAGE_COUNT: len(entries)}, None
+    attributes[messaging.MESSAGING_BATCH_MESSAGE_COUNT] = len(entries)
 
 
 def start_on_context(
@@ -112,8 +117,9 @@ def start_on_context(
     telemetry: Telemetry,
     js: Any,
     context: Context,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    /,
+    *args: Any,
+    **kwargs: Any,
 ) -> Call:
     """Starts the methods of `JetStreamContext` that look up, make and delete a bucket, of either store."""
     bucket = arguments.get(args, kwargs, "bucket") or getattr(arguments.get(args, kwargs, "config"), "bucket", None)
@@ -143,31 +149,40 @@ def _describe(entry: Any) -> Attributes:
 _WRITES = {"put": _PUT, "create": _PUT, "update": _PUT, "delete": _DELETE, "purge": _PURGE}
 _OTHERS = ("status", "purge_deletes", "watch", "watchall")
 
-_listing = partial(observing, answer=partial(listed, _describe), absent=(NoKeysError,), links=True)
+_LISTS: dict[str, Consumed | None] = {"keys": None, "history": tuple}
+_LISTED = partial(listed, _describe)
 
 ROWS: Rows = [
     *(
-        each
+        (KeyValue, name, sending(partial(_start_write, Operation.send(f"kv.{name}"), kv_operation), _written))
         for name, kv_operation in _WRITES.items()
-        for each in row(
-            KeyValue, name, sending, partial(_start_write, Operation.send(f"kv.{name}"), kv_operation), _written
-        )
     ),
-    *row(
+    (
         KeyValue,
         "get",
-        partial(observing, answer=_got, absent=(KeyNotFoundError,), links=True, consumed=the_result),
-        partial(_start_on_bucket, Operation.read("kv.get")),
-    ),
-    *row(KeyValue, "keys", _listing, partial(_start_on_bucket, Operation.read("kv.keys"))),
-    *row(
-        KeyValue, "history", partial(_listing, consumed=tuple), partial(_start_on_bucket, Operation.read("kv.history"))
+        observing(
+            partial(_start_on_bucket, Operation.read("kv.get")),
+            _got,
+            absent=(KeyNotFoundError,),
+            links=True,
+            consumed=the_result,
+        ),
     ),
     *(
-        each
-        for name in _OTHERS
-        for each in row(KeyValue, name, observing, partial(_start_on_bucket, Operation.client(f"kv.{name}")))
+        (
+            KeyValue,
+            name,
+            observing(
+                partial(_start_on_bucket, Operation.read(f"kv.{name}")),
+                _LISTED,
+                absent=(NoKeysError,),
+                links=True,
+                consumed=consumed,
+            ),
+        )
+        for name, consumed in _LISTS.items()
     ),
+    *((KeyValue, name, observing(partial(_start_on_bucket, Operation.client(f"kv.{name}")))) for name in _OTHERS),
     *(
         each
         for name in ("key_value", "create_key_value", "delete_key_value")

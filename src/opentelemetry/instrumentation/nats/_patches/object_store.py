@@ -33,7 +33,7 @@ from opentelemetry.instrumentation.nats._patches._running import (
 )
 from opentelemetry.instrumentation.nats._patches._watching import watcher_source, watcher_wrappers
 from opentelemetry.instrumentation.nats._patches.key_value import listed, start_on_context
-from opentelemetry.instrumentation.nats._telemetry import Failure, ObservedCall, Telemetry
+from opentelemetry.instrumentation.nats._telemetry import ObservedCall, Telemetry
 from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
 
 
@@ -51,14 +51,13 @@ def _describe(info: Any) -> Attributes:
     return attributes
 
 
-def _info_answer(result: Any, _: Call) -> tuple[Attributes, Failure | None]:
+def _info_answer(result: Any, _: Call, attributes: Attributes) -> None:
     # `put` and `get_info` return the info, `get` a result that has it, `delete` and `update_meta` nothing.
     info = getattr(result, "info", result)
-    if info is None:
-        return {}, None
-    attributes = _describe(info)
-    del attributes[names.OBJECT_NAME]  # behind a link it is another one than the call's, even in another store
-    return attributes, None
+    if info is not None:
+        described = _describe(info)
+        del described[names.OBJECT_NAME]  # behind a link it is another one than the call's, even in another store
+        attributes.update(described)
 
 
 def _infos(result: Any) -> Sequence[Any]:
@@ -71,8 +70,9 @@ def _start_write(
     telemetry: Telemetry,
     store: Any,
     context: Context,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    /,
+    *args: Any,
+    **kwargs: Any,
 ) -> Call:
     name = arguments.get(args, kwargs, "name") or getattr(arguments.get(args, kwargs, "meta"), "name", None)
     if telemetry.is_excluded(_all(store)):
@@ -95,15 +95,19 @@ def _start_on_store(
     telemetry: Telemetry,
     store: Any,
     context: Context,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    /,
+    *args: Any,
+    **kwargs: Any,
 ) -> Call:
     """Starts what is no write."""
     if telemetry.is_excluded(_all(store)):
         return Call()
     name = arguments.get(args, kwargs, "name")
     channel = telemetry.connection(client_of(store)).channel(operation, store._name, resource=True)
-    return ObservedCall(telemetry, context, channel, {names.OBJECT_NAME: name} if isinstance(name, str) else None)
+    call = ObservedCall(telemetry, context, channel)
+    if isinstance(name, str):
+        call.attributes[names.OBJECT_NAME] = name
+    return call
 
 
 def _source_of(telemetry: Telemetry, watcher: Any) -> Source:

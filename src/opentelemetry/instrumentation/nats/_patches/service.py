@@ -103,8 +103,9 @@ def _start_respond(
     telemetry: Telemetry,
     request: Any,
     context: Context,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    /,
+    *args: Any,
+    **kwargs: Any,
 ) -> Call:
     get = partial(arguments.get, args, kwargs)
     return start_reply(telemetry, request._msg, get("data") or b"", get("headers"))
@@ -115,8 +116,9 @@ def _start_respond_error(
     telemetry: Telemetry,
     request: Any,
     context: Context,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    /,
+    *args: Any,
+    **kwargs: Any,
 ) -> Call:
     get = partial(arguments.get, args, kwargs)
     code, description = get("code"), get("description")
