@@ -108,12 +108,8 @@ class Request(RoundTrips):
             headers: dict[str, str] = {}
             inject(headers, context)
             answer = await nc.request(subject, PAYLOAD, timeout=10, headers=headers)
-            span.set_attributes(
-                {
-                    "messaging.message.conversation_id": inbox,
-                    "messaging.nats.response.body.size": len(answer.data),
-                }
-            )
+            span.set_attribute("messaging.message.conversation_id", inbox)
+            span.set_attribute("messaging.nats.response.body.size", len(answer.data))
             if duration is not None:
                 duration.record((perf_counter_ns() - started) / 1e9, labels, context)
             span.end()

@@ -297,7 +297,7 @@ class KeyValuePut(_KeyValueRow):
             inject(headers, context)
             publishing.headers = headers
             revision = await kv.put(self._KEY, PAYLOAD)
-            span.set_attributes({"messaging.nats.kv.revision": revision})
+            span.set_attribute("messaging.nats.kv.revision", revision)
             if duration is not None:
                 duration.record((perf_counter_ns() - started) / 1e9, labels, context)
             span.end()

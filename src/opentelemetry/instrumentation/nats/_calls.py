@@ -67,6 +67,10 @@ _task_of: Callable[[Any], asyncio.Task[Any] | None] = (
 )
 
 
+# Stands for the loop where none is running.
+_NO_LOOP: Any = object()
+
+
 class Mark:
     """What one task is inside of. It serves all calls of the task, because to set a context variable takes longer.
 
@@ -79,32 +83,33 @@ class Mark:
     def __init__(self) -> None:
         self.call: Call | None = None
         self._thread = get_ident()
-        self._loop = _get_running_loop()
+        self._loop = _get_running_loop() or _NO_LOOP
         # Its number, because the task has the context that has us. Another task may get the same number, once this
         # one is gone, and with it its calls.
-        self._task = id(_task_of(self._loop)) if self._loop else 0
+        self._task = id(_task_of(self._loop))
 
     def is_ours(self) -> bool:
         """Tells whether it is that of the running task, and not of one that the context was inherited from."""
         # Not the running loop, which costs a system call before Python 3.12, but that of the mark: only a thread that
         # has inherited it may run another one, or none.
-        return self._thread == get_ident() and (not self._loop or self._task == id(_task_of(self._loop)))
+        return self._thread == get_ident() and self._task == id(_task_of(self._loop))
 
 
 _mark: ContextVar[Mark | None] = ContextVar("opentelemetry_nats_mark", default=None)
 
+get_mark = _mark.get
+"""Returns the mark of the running task, or of one that the context was inherited from, or None."""
+
 
 def current_call() -> Call | None:
     """Returns the call that the running task is inside of, or None."""
-    mark = _mark.get()
-    if mark is None or mark.call is None:
-        return None
-    return mark.call if mark.is_ours() else None
+    mark = get_mark()
+    return mark.call if mark is not None and mark.call is not None and mark.is_ours() else None
 
 
 def own_mark() -> Mark:
     """Returns the mark of the running task. Who sets its `call` also sets it to None again, when the call is over."""
-    mark = _mark.get()
+    mark = get_mark()
     if mark is None or not mark.is_ours():
         mark = Mark()
         _mark.set(mark)

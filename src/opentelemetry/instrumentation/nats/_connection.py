@@ -63,13 +63,21 @@ class Operation:
         kind: The span's kind.
         counter: The counter of the messages that it sends or consumes, or None.
         counts_at_end: Whether its message counts when it is over, with its error; what is received counts at once.
+        attributes: What else its spans have.
     """
 
-    __slots__ = ("counter", "counts_at_end", "kind", "name", "type")
+    __slots__ = ("attributes", "counter", "counts_at_end", "kind", "name", "type")
 
     def __init__(
-        self, name: str, type_: str | None, kind: SpanKind, counter: str | None = None, counts_at_end: bool = False
+        self,
+        name: str,
+        type_: str | None,
+        kind: SpanKind,
+        counter: str | None = None,
+        counts_at_end: bool = False,
+        attributes: Attributes | None = None,
     ) -> None:
+        self.attributes = attributes or {}
         self.name = name
         self.type = type_
         self.kind = kind
@@ -77,9 +85,9 @@ class Operation:
         self.counts_at_end = counts_at_end
 
     @staticmethod
-    def send(name: str, kind: SpanKind = SpanKind.PRODUCER) -> Operation:
+    def send(name: str, kind: SpanKind = SpanKind.PRODUCER, attributes: Attributes | None = None) -> Operation:
         """An operation that sends a message of the application."""
-        return Operation(name, _SEND, kind, messaging_metrics.MESSAGING_CLIENT_SENT_MESSAGES, counts_at_end=True)
+        return Operation(name, _SEND, kind, messaging_metrics.MESSAGING_CLIENT_SENT_MESSAGES, True, attributes)
 
     @staticmethod
     def receive(name: str) -> Operation:
@@ -453,7 +461,7 @@ class Connection:
         """
         label = None
         contacts_server = operation.kind is not SpanKind.CONSUMER
-        attributes = dict(self.peer_attributes if contacts_server else self.attributes)
+        attributes = {**(self.peer_attributes if contacts_server else self.attributes), **operation.attributes}
         metric = dict(self.server_attributes)
         attributes[messaging.MESSAGING_OPERATION_NAME] = metric[messaging.MESSAGING_OPERATION_NAME] = operation.name
         if operation.type is not None:

@@ -10,6 +10,7 @@ instead of changes, and the difference between a context that a caller chose and
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from opentelemetry import propagate, trace
@@ -113,7 +114,7 @@ def extract(headers: Mapping[str, Any] | None, context: Context) -> Context:
     """
     if not headers:
         return context
-    if _TRACEPARENT in headers and (len(headers) == 1 or _others_are_of_nats(headers)):
+    if _TRACEPARENT in headers and (len(headers) == 1 or _others_are_of_nats(tuple(headers))):
         # By far the most messages have this one header, in this case. Propagators of other headers need not look.
         for propagator in _configured.now().readers:
             context = propagator.extract(headers, context, _GETTER)
@@ -121,12 +122,10 @@ def extract(headers: Mapping[str, Any] | None, context: Context) -> Context:
     return propagate.extract(_in_lower_case(headers), context, _GETTER)
 
 
-def _others_are_of_nats(headers: Mapping[str, Any]) -> bool:
+@lru_cache(maxsize=256)
+def _others_are_of_nats(names: tuple[str, ...]) -> bool:
     """Tells whether all headers but `traceparent` are the server's or nats-py's own, as on a stored message."""
-    for name in headers:
-        if not name.startswith(_NATS_PREFIX) and name != _TRACEPARENT:
-            return False
-    return True
+    return all(name.startswith(_NATS_PREFIX) or name == _TRACEPARENT for name in names)
 
 
 def _in_lower_case(headers: Mapping[str, Any]) -> dict[str, Any]:

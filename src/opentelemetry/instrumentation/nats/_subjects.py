@@ -35,9 +35,7 @@ FLOW_CONTROL_PREFIX = "$JS.FC."
 INBOX_PREFIX = "_INBOX."
 SERVICE_PREFIX = "$SRV."
 
-_NEVER_INJECTED = ("$JS.", SERVICE_PREFIX, "$SYS.")
-_OBJECT_PREFIX = "$O."
-_OBJECT_CHUNKS = re.compile(r"\$O\.[^.]+\.C\.").match
+_NEVER_INJECTED = re.compile(r"\$(?:JS|SRV|SYS|O\.[^.]+\.C)\.").match
 
 
 def looks_generated(token: str) -> bool:
@@ -85,11 +83,7 @@ def carries_context(subject: str) -> bool:
     JetStream's API, acknowledgements, flow control, service discovery, system requests and object chunks are
     the server's and the libraries' own; nobody reads a context there, and some of them refuse headers.
     """
-    if not subject.startswith("$"):
-        return True
-    if subject.startswith(_NEVER_INJECTED):
-        return False
-    return not (subject.startswith(_OBJECT_PREFIX) and _OBJECT_CHUNKS(subject))
+    return not subject.startswith("$") or not _NEVER_INJECTED(subject)
 
 
 def is_plumbing(subject: str) -> bool:

@@ -157,7 +157,10 @@ class Telemetry:
         self.options = options
         self._captures_headers = bool(options.headers)
         self.excludes = bool(options.excluded_subjects)
-        self._withholds = bool(options.propagation_excluded_subjects)
+        self.carries_context: Callable[[str], bool] = (
+            self._may_carry_context if options.propagation_excluded_subjects else carries_context
+        )
+        """Tells whether messages on a subject may be given trace headers."""
         self.classify = classify
         self.propagation = Propagation()
         self.metrics = Metrics(meter_provider, __version__, SCHEMA_URL)
@@ -210,11 +213,8 @@ class Telemetry:
         """Tells whether the user wants no spans and no metrics of a subject."""
         return self.excludes and self.options.excluded_subjects.find(subject) is not None
 
-    def carries_context(self, subject: str) -> bool:
-        """Tells whether messages on a subject may be given trace headers."""
-        return carries_context(subject) and not (
-            self._withholds and self.options.propagation_excluded_subjects.find(subject) is not None
-        )
+    def _may_carry_context(self, subject: str) -> bool:
+        return carries_context(subject) and self.options.propagation_excluded_subjects.find(subject) is None
 
     def connection(self, client: Any) -> Connection:
         """Returns what we know of a client's connection; of a fake, in a program's own tests, that is nothing."""
@@ -694,9 +694,14 @@ class ActiveOperation(Call):
         """
         if not self._ended:
             self._ended = True
+            span = self.span
             if attributes:
-                self.span.set_attributes(attributes)
-            self.telemetry.end(self.channel, self.span, self.context, self._started, error)
+                if len(attributes) > _FEW:
+                    span.set_attributes(attributes)
+                else:
+                    for name, value in attributes.items():
+                        span.set_attribute(name, value)
+            self.telemetry.end(self.channel, span, self.context, self._started, error)
 
 
 class Delivery:
@@ -868,7 +873,10 @@ class ObservedCall(Observation):
     follows = "get_msg"
 
     def __init__(self, telemetry: Telemetry, parent: Context, channel: Channel) -> None:
-        super().__init__(telemetry, parent)
+        self.telemetry = telemetry
+        self.parent = parent
+        self._started = perf_counter_ns()
+        self._started_at = time_ns()
         self._channel = channel
         self.attributes = channel.attributes.copy()
 
@@ -883,6 +891,9 @@ class ObservedCall(Observation):
         writers = self.telemetry.stored_links(self.stored) if links and self.stored else ()
         self.end(self._channel, self.attributes, writers, error, messages)
 
+
+_FEW = 2
+"""Attributes that the SDK sets faster one by one than all at once: 1 us for one, 0.5 us for two."""
 
 _ROOMY = 65536
 """Bytes beyond which nobody's headers are measured."""

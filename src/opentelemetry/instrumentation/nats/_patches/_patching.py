@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from wrapt import FunctionWrapper
 
-from opentelemetry.instrumentation.nats._calls import Call, current_call
+from opentelemetry.instrumentation.nats._calls import Call, get_mark
 from opentelemetry.instrumentation.nats._telemetry import Telemetry
 
 Wrapper = Callable[[Telemetry, Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], Any]
@@ -125,8 +125,8 @@ def _method(telemetry: Telemetry, name: str, replaced: Replaced, original: Any) 
         def __get__(self, instance: Any, owner: Any = None) -> Any:
             if instance is None:
                 return _FunctionWrapper.__get__(self, instance, owner)
-            call = current_call()
-            if call is not None:
+            mark = get_mark()
+            if mark is not None and (call := mark.call) is not None and mark.is_ours():
                 return partial(inner, call, instance) if call.follows == name else MethodType(function, instance)
             return MethodType(ours if telemetry.listening or wanted(telemetry) else function, instance)
 

@@ -13,7 +13,7 @@ from typing import Any
 from opentelemetry.context import get_current
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._attributes import Attributes
-from opentelemetry.instrumentation.nats._calls import Call, current_call, own_mark
+from opentelemetry.instrumentation.nats._calls import API_PREFIX, Call, current_call, own_mark
 from opentelemetry.instrumentation.nats._connection import REQUEST
 from opentelemetry.instrumentation.nats._patches._patching import Replaced, Rows
 from opentelemetry.instrumentation.nats._telemetry import ActiveOperation, Failure, ObservedCall, Telemetry, suppressed
@@ -56,7 +56,8 @@ def client_of(store: Any) -> Any:
 
 def api_prefix(js: Any) -> str:
     """Returns what the subjects of a context's requests to JetStream begin with."""
-    return f"{getattr(js, '_prefix', '$JS.API')}."
+    prefix = getattr(js, "_prefix", "$JS.API")
+    return API_PREFIX if prefix == "$JS.API" else f"{prefix}."
 
 
 class Arguments:

@@ -41,25 +41,15 @@ _OPERATIONS = {None: _PUT, "DEL": _DELETE, "PURGE": _PURGE}
 
 
 def _start_write(
-    kind: Operation,
-    kv_operation: str,
-    telemetry: Telemetry,
-    kv: Any,
-    context: Context,
-    /,
-    key: Any,
-    *_: Any,
-    **__: Any,
+    operation: Operation, telemetry: Telemetry, kv: Any, context: Context, /, key: Any, *_: Any, **__: Any
 ) -> Call:
+    js = kv._js
     if telemetry.excludes and telemetry.is_excluded(f"{kv._pre}{key}"):
-        return Call(context, api_prefix(kv._js))
-    channel = telemetry.connection(client_of(kv)).channel(kind, kv._name, resource=True)
-    attributes: Attributes = {names.KV_OPERATION: kv_operation}
-    if isinstance(key, str):
-        attributes[names.KV_KEY] = key
-    operation = telemetry.start_send(channel, None, None, context, attributes)
-    operation.api_prefix = api_prefix(kv._js)
-    return operation
+        return Call(context, api_prefix(js))
+    channel = telemetry.connection(client_of(kv)).channel(operation, kv._name, resource=True)
+    send = telemetry.start_send(channel, None, None, context, {names.KV_KEY: key} if isinstance(key, str) else None)
+    send.api_prefix = api_prefix(js)
+    return send
 
 
 def _written(revision: Any, _: Call, attributes: Attributes) -> None:
@@ -149,12 +139,17 @@ def _describe(entry: Any) -> Attributes:
 _WRITES = {"put": _PUT, "create": _PUT, "update": _PUT, "delete": _DELETE, "purge": _PURGE}
 _OTHERS = ("status", "purge_deletes", "watch", "watchall")
 
+
+def _write(name: str, kv_operation: str) -> Operation:
+    return Operation.send(f"kv.{name}", attributes={names.KV_OPERATION: kv_operation})
+
+
 _LISTS: dict[str, Consumed | None] = {"keys": None, "history": tuple}
 _LISTED = partial(listed, _describe)
 
 ROWS: Rows = [
     *(
-        (KeyValue, name, sending(partial(_start_write, Operation.send(f"kv.{name}"), kv_operation), _written))
+        (KeyValue, name, sending(partial(_start_write, _write(name, kv_operation)), _written))
         for name, kv_operation in _WRITES.items()
     ),
     (
