@@ -877,7 +877,7 @@ class TestManySubjects:
             await nc.publish(nc.new_inbox(), b"")
         connection = client_connection(nc)
         assert 0 < len(connection._publishing) <= 1024
-        assert len(connection._channels) <= 1024
+        assert len(connection.channels) <= 1024
         assert len(connection._series) <= 10
 
 

@@ -293,11 +293,13 @@ class Connection:
         telemetry: What it belongs to.
         client: The nats-py client; held weakly.
         counted: Whether an earlier `instrument()` call has counted what the client has done so far.
+
+    Attributes:
+        channels: The channels of operations that `channel()` was asked for.
     """
 
     __slots__ = (
         "__weakref__",
-        "_channels",
         "_errors",
         "_inbox",
         "_publishing",
@@ -307,6 +309,7 @@ class Connection:
         "_stats",
         "_templates",
         "attributes",
+        "channels",
         "client",
         "generation",
         "jetstream",
@@ -328,7 +331,7 @@ class Connection:
         self._inbox = INBOX_PREFIX
         self._publishing: dict[str, Channel] = {}
         self._templates: dict[str, Channel] = {}
-        self._channels: dict[tuple[Operation, str | None], Channel] = {}
+        self.channels: dict[tuple[Operation, str | None], Channel] = {}
         self._reply_channel: Channel | None = None
         self._series: dict[Any, Series] = {}
         self._errors: dict[frozenset[Any], tuple[str, Attributes, int]] = {}
@@ -360,7 +363,7 @@ class Connection:
         self._inbox = bytes(client._inbox_prefix).decode() + "."
         self._publishing.clear()
         self._templates.clear()
-        self._channels.clear()
+        self.channels.clear()
         self._reply_channel = None
         self.generation += 1
 
@@ -392,16 +395,16 @@ class Connection:
             resource: Whether `name` is that of a stream or bucket.
         """
         key = (operation, name)
-        channel = self._channels.get(key)
+        channel = self.channels.get(key)
         if channel is None:
             destination = None
             if name is not None:
                 destination = self.resource(name) if resource else self.destination(name)
             channel = self.make_channel(operation, destination)
             if destination is None or not destination.inbox:
-                if len(self._channels) >= _CACHED_SUBJECTS:
-                    self._channels.clear()
-                self._channels[key] = channel
+                if len(self.channels) >= _CACHED_SUBJECTS:
+                    self.channels.clear()
+                self.channels[key] = channel
         return channel
 
     def publish_channel(self, subject: str) -> Channel:

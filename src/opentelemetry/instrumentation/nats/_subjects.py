@@ -35,6 +35,7 @@ FLOW_CONTROL_PREFIX = "$JS.FC."
 INBOX_PREFIX = "_INBOX."
 SERVICE_PREFIX = "$SRV."
 
+_KV_PREFIX = "$KV."
 _NEVER_INJECTED = re.compile(r"\$(?:JS|SRV|SYS|O\.[^.]+\.C)\.").match
 
 
@@ -83,7 +84,7 @@ def carries_context(subject: str) -> bool:
     JetStream's API, acknowledgements, flow control, service discovery, system requests and object chunks are
     the server's and the libraries' own; nobody reads a context there, and some of them refuse headers.
     """
-    return not subject.startswith("$") or not _NEVER_INJECTED(subject)
+    return subject[:1] != "$" or subject.startswith(_KV_PREFIX) or not _NEVER_INJECTED(subject)
 
 
 def is_plumbing(subject: str) -> bool:

@@ -35,6 +35,7 @@ from opentelemetry.instrumentation.nats._connection import (
     Channel,
     Connection,
     Destination,
+    Operation,
     Source,
     is_client,
 )
@@ -230,6 +231,16 @@ class Telemetry:
         if self._no_connection is None:
             self._no_connection = Connection(self, NO_CLIENT)
         return self._no_connection
+
+    def channel(self, client: Any, operation: Operation, name: str | None, *, resource: bool = False) -> Channel:
+        """Returns the channel of an operation through a client's connection, see `Connection.channel`."""
+        try:
+            connection: Connection = client.__dict__[_CONNECTION]
+            if connection.telemetry is self:
+                return connection.channels[operation, name]
+        except (AttributeError, KeyError):
+            pass
+        return self.connection(client).channel(operation, name, resource=resource)
 
     def source(self, subscription: Any) -> Source:
         """Returns where a subscription's messages come from."""
@@ -504,7 +515,7 @@ class Telemetry:
         """
         try:
             ambient = observation.parent
-            nested = span_context(ambient) is not None
+            nested = bool(ambient) and span_context(ambient) is not None
             delivery, context = self.deliver(message, source, _NO_CONTEXT if nested else ambient)
             channel = source.channel(RECEIVE, source.subject if attributes is not None else message.subject)
             if channel.excluded:
@@ -629,7 +640,7 @@ class Telemetry:
                         if not failure.expected and isinstance(error, BaseException):
                             span.record_exception(error)
                 series.count += channel.counts_at_end
-                if metrics.on or (metrics.waiting and metrics.resolve()):
+                if metrics.on or (metrics.waiting and _METRICS["_METER_PROVIDER"] is not None and metrics.resolve()):
                     histogram = metrics.process_duration if channel.operation is PROCESS else metrics.operation_duration
                     histogram.record((perf_counter_ns() - started) / 1e9, series.attributes, context)
             finally:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial, wraps
+from threading import get_ident
 from types import FunctionType, MethodType
 from typing import Any, NamedTuple
 
 from wrapt import FunctionWrapper
 
-from opentelemetry.instrumentation.nats._calls import Call, get_mark
+from opentelemetry.instrumentation.nats._calls import Call, get_mark, task_of
 from opentelemetry.instrumentation.nats._telemetry import Telemetry
 
 Wrapper = Callable[[Telemetry, Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], Any]
@@ -126,7 +127,13 @@ def _method(telemetry: Telemetry, name: str, replaced: Replaced, original: Any) 
             if instance is None:
                 return _FunctionWrapper.__get__(self, instance, owner)
             mark = get_mark()
-            if mark is not None and (call := mark.call) is not None and mark.is_ours():
+            if (
+                mark is not None
+                and (call := mark.call) is not None
+                # As `mark.is_ours` does, without the time that calling it takes: each inner call comes here.
+                and mark.thread == get_ident()
+                and mark.task == id(task_of(mark.loop))
+            ):
                 return partial(inner, call, instance) if call.follows == name else MethodType(function, instance)
             return MethodType(ours if telemetry.listening or wanted(telemetry) else function, instance)
 

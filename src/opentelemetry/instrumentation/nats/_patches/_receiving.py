@@ -11,8 +11,9 @@ from typing import Any
 
 from nats.js import kv
 
+from opentelemetry.context import get_current
 from opentelemetry.instrumentation.nats._attributes import is_status
-from opentelemetry.instrumentation.nats._calls import own_mark
+from opentelemetry.instrumentation.nats._calls import current_call, own_mark
 from opentelemetry.instrumentation.nats._connection import RECEIVE, Source
 from opentelemetry.instrumentation.nats._patches._handing_over import Describe
 from opentelemetry.instrumentation.nats._patches._patching import Replaced
@@ -46,25 +47,29 @@ def receiving(
         async def receive(instance: Any, /, *args: Any, **kwargs: Any) -> Any:
             if not telemetry.listening and telemetry.idle():
                 return await original(instance, *args, **kwargs)
-            context = telemetry.before_receive()
-            if context and suppressed(context):
-                return await original(instance, *args, **kwargs)
-            mark = own_mark()
-            if mark.call is not None:
+            if current_call() is not None:
                 return await find(instance)(*args, **kwargs)
+            context = get_current()
+            if context:
+                context = telemetry.before_receive()
+                if suppressed(context):
+                    return await original(instance, *args, **kwargs)
             source = source_of(telemetry, instance)
             call = Observation(telemetry, context)
-            if marks:
+            mark = own_mark() if marks else None
+            if mark is not None:
                 mark.call = call
             try:
                 message = await original(instance, *args, **kwargs)
             except BaseException as error:
-                mark.call = None
+                if mark is not None:
+                    mark.call = None
                 if isinstance(error, (Exception, *_NOTHING)):
                     failure = None if isinstance(error, _NOTHING) else error
                     call.nothing(source.channel(RECEIVE, source.subject), failure)
                 raise
-            mark.call = None
+            if mark is not None:
+                mark.call = None
             if describe is not None:
                 if message is not None and not isinstance(message, _STOPPED):
                     telemetry.received(call, source, message, describe(message))

@@ -196,8 +196,7 @@ def _start_request(
 ) -> Call:
     if not isinstance(subject, str) or subject.startswith(SERVICE_PREFIX):
         return Call()
-    connection = telemetry.connection(client)
-    channel = connection.channel(REQUEST, subject)
+    channel = telemetry.channel(client, REQUEST, subject)
     if channel.excluded:
         return Call(context)
     # nats-py drops the headers of an old-style request.

@@ -22,6 +22,7 @@ from opentelemetry.instrumentation.nats._calls import Call, own_mark
 from opentelemetry.instrumentation.nats._connection import PUBLISH, RECEIVE, SOURCE, Connection, Operation, Source
 from opentelemetry.instrumentation.nats._patches._handing_over import FetchedMessages
 from opentelemetry.instrumentation.nats._patches._patching import Replaced, Rows
+from opentelemetry.instrumentation.nats._patches._receiving import receiving
 from opentelemetry.instrumentation.nats._patches._running import (
     Arguments,
     Start,
@@ -33,7 +34,7 @@ from opentelemetry.instrumentation.nats._patches._running import (
     the_result,
     traced,
 )
-from opentelemetry.instrumentation.nats._patches.subscription import next_msg, without_wrapper
+from opentelemetry.instrumentation.nats._patches.subscription import inner_next_msg, without_wrapper
 from opentelemetry.instrumentation.nats._telemetry import (
     ActiveOperation,
     Failure,
@@ -70,7 +71,7 @@ def _start_publish(
     """Starts the operation of `publish` or `publish_async`, see `Start`."""
     if not isinstance(subject, str):
         return Call()
-    channel = telemetry.connection(js._nc).channel(PUBLISH, subject)
+    channel = telemetry.channel(js._nc, PUBLISH, subject)
     if channel.excluded:
         return Call(context, api_prefix(js))
     operation = telemetry.start_send(channel, headers, size_of(payload), context)
@@ -332,6 +333,10 @@ def _make_fetch(telemetry: Telemetry, original: Callable[..., Any], _: Any) -> C
     return fetch
 
 
+def _source_of_core(telemetry: Telemetry, subscription: Any) -> Source:
+    return telemetry.source(subscription._sub)
+
+
 def _source_of(connection: Connection, subscription: Any) -> Source:
     source = connection.source(subscription)
     if source.attributes is None:
@@ -375,7 +380,7 @@ def _start_manage(
 
 def _on_stream(operation: Operation, telemetry: Telemetry, manager: Any, context: Context, stream: Any) -> ObservedCall:
     known = isinstance(stream, str)
-    channel = telemetry.connection(manager._nc).channel(operation, stream if known else None, resource=True)
+    channel = telemetry.channel(manager._nc, operation, stream if known else None, resource=True)
     call = ObservedCall(telemetry, context, channel)
     if known:
         call.attributes[names.JETSTREAM_STREAM] = stream
@@ -476,7 +481,7 @@ ROWS: Rows = [
     *row(JetStreamContext, "pull_subscribe", observing, partial(_start_subscribe, _pull_source), _subscribe_answer),
     *row(JetStreamContext, "pull_subscribe_bind", observing, partial(_start_bind, _pull_bind_source)),
     (JetStreamContext, "_auto_ack_callback", _auto_ack_callback),
-    (JetStreamContext.PushSubscription, "next_msg", next_msg(marks=True)),
+    (JetStreamContext.PushSubscription, "next_msg", receiving(_source_of_core, marks=True, inner=inner_next_msg)),
     (JetStreamContext.PullSubscription, "fetch", Replaced(_make_fetch)),
     (JetStreamContext._JSI, "recreate_consumer", _recreate_consumer),  # pyright: ignore[reportPrivateUsage]
     *(

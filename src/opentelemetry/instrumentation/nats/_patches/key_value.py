@@ -43,12 +43,11 @@ _OPERATIONS = {None: _PUT, "DEL": _DELETE, "PURGE": _PURGE}
 def _start_write(
     operation: Operation, telemetry: Telemetry, kv: Any, context: Context, /, key: Any, *_: Any, **__: Any
 ) -> Call:
-    js = kv._js
     if telemetry.excludes and telemetry.is_excluded(f"{kv._pre}{key}"):
-        return Call(context, api_prefix(js))
-    channel = telemetry.connection(client_of(kv)).channel(operation, kv._name, resource=True)
+        return Call(context, api_prefix(kv._js))
+    channel = telemetry.channel(client_of(kv), operation, kv._name, resource=True)
     send = telemetry.start_send(channel, None, None, context, {names.KV_KEY: key} if isinstance(key, str) else None)
-    send.api_prefix = api_prefix(js)
+    send.api_prefix = api_prefix(kv._js)
     return send
 
 
@@ -74,7 +73,7 @@ def _start_on_bucket(
     known = isinstance(key, str)
     if telemetry.excludes and telemetry.is_excluded(f"{kv._pre}{key if known else '>'}"):
         return Call()
-    channel = telemetry.connection(client_of(kv)).channel(operation, kv._name, resource=True)
+    channel = telemetry.channel(client_of(kv), operation, kv._name, resource=True)
     call = ObservedCall(telemetry, context, channel)
     if known:
         call.attributes[names.KV_KEY] = key
@@ -114,7 +113,7 @@ def start_on_context(
     """Starts the methods of `JetStreamContext` that look up, make and delete a bucket, of either store."""
     bucket = arguments.get(args, kwargs, "bucket") or getattr(arguments.get(args, kwargs, "config"), "bucket", None)
     name = bucket if isinstance(bucket, str) else None
-    return ObservedCall(telemetry, context, telemetry.connection(js._nc).channel(operation, name, resource=True))
+    return ObservedCall(telemetry, context, telemetry.channel(js._nc, operation, name, resource=True))
 
 
 # -- watchers ---------------------------------------------------------------------------------------------------------

@@ -77,7 +77,7 @@ def _start_write(
     name = arguments.get(args, kwargs, "name") or getattr(arguments.get(args, kwargs, "meta"), "name", None)
     if telemetry.is_excluded(_all(store)):
         return Call(context, _not_messages(store))
-    channel = telemetry.connection(client_of(store)).channel(kind, store._name, resource=True)
+    channel = telemetry.channel(client_of(store), kind, store._name, resource=True)
     attributes: Attributes = {names.OBJECT_NAME: name} if isinstance(name, str) else {}
     operation = telemetry.start_send(channel, None, None, context, attributes)
     operation.api_prefix = _not_messages(store)
@@ -103,7 +103,7 @@ def _start_on_store(
     if telemetry.is_excluded(_all(store)):
         return Call()
     name = arguments.get(args, kwargs, "name")
-    channel = telemetry.connection(client_of(store)).channel(operation, store._name, resource=True)
+    channel = telemetry.channel(client_of(store), operation, store._name, resource=True)
     call = ObservedCall(telemetry, context, channel)
     if isinstance(name, str):
         call.attributes[names.OBJECT_NAME] = name

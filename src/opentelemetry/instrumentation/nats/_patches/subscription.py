@@ -16,7 +16,7 @@ from opentelemetry.instrumentation.nats._attributes import STATUS_HEADER, header
 from opentelemetry.instrumentation.nats._calls import Call, current_call
 from opentelemetry.instrumentation.nats._connection import SOURCE, Source
 from opentelemetry.instrumentation.nats._patches._handing_over import MessageLoop, trace_callback
-from opentelemetry.instrumentation.nats._patches._patching import Replaced, Rows
+from opentelemetry.instrumentation.nats._patches._patching import Rows
 from opentelemetry.instrumentation.nats._patches._receiving import receiving
 from opentelemetry.instrumentation.nats._patches._running import own_method, traced
 from opentelemetry.instrumentation.nats._patches._watching import Feeder
@@ -73,20 +73,7 @@ def _start(
     return result
 
 
-def next_msg(*, marks: bool = False) -> Replaced:
-    """Traces `next_msg`, of JetStream's push subscriptions too, which ask the core one that they wrap.
-
-    Args:
-        marks: Whether it asks another.
-    """
-    return receiving(_source_of, marks=marks, inner=_inner_next_msg)
-
-
-def _source_of(telemetry: Telemetry, subscription: Any) -> Source:
-    return telemetry.source(subscription.__dict__.get("_sub", subscription))
-
-
-async def _inner_next_msg(
+async def inner_next_msg(
     _: Telemetry, original: Callable[..., Any], __: Call, subscription: Any, /, *args: Any, **kwargs: Any
 ) -> Any:
     """Notes why a fetch gets nothing, where the server says so."""
@@ -129,7 +116,7 @@ def _source_of_iterator(telemetry: Telemetry, iterator: Any) -> Source:
 
 ROWS: Rows = [
     (Subscription, "_start", _start),
-    (Subscription, "next_msg", next_msg()),
+    (Subscription, "next_msg", receiving(Telemetry.source, inner=inner_next_msg)),
     (_SubscriptionMessageIterator, "__aiter__", _aiter),
     (_SubscriptionMessageIterator, "__anext__", receiving(_source_of_iterator)),  # a step by hand; loops step past it
 ]
