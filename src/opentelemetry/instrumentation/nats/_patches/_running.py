@@ -26,7 +26,6 @@ exception."""
 Consumed = Callable[[Any], Sequence[Any]]
 """Finds in the result of a call what the application has consumed by it: messages, entries, infos of objects."""
 
-
 Start = Callable[..., Call]
 """Starts the operation of a call, given the telemetry, the instance, the current context, and the call's arguments as
 they were given. Returns the operation, or where there is nothing to record the mark alone."""
@@ -93,7 +92,7 @@ def row(owner: Any, name: str, wrapper: Callable[..., Replaced], start: Callable
     Args:
         owner: The class that defines the method.
         name: The method's name.
-        wrapper: `send_wrapper` or another function that takes a `Start`.
+        wrapper: `sending`, `observing`, or another function that takes a `Start`.
         start: The `Start`; called with the `Arguments` in front.
         rest: The wrapper's other arguments.
 

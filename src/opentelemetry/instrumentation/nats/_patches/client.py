@@ -163,12 +163,14 @@ def _inner_publish(
     payload: bytes = b"",
     reply: str = "",
     headers: Any = None,
+    *rest: Any,
+    **others: Any,
 ) -> Any:
     """Publishes what one of nats-py's own methods publishes in the course of a user's call."""
     call.reply = reply
     size = size_of(payload)
     if call.context is None or size is None or subject.startswith(call.api_prefix):
-        return original(client, subject, payload, reply, headers)
+        return original(client, subject, payload, reply, headers, *rest, **others)
     try:
         operation = call if isinstance(call, ActiveOperation) else None
         if (operation is None or operation.injects) and telemetry.carries_context(subject):
@@ -178,7 +180,7 @@ def _inner_publish(
             telemetry.show(operation, subject, reply, headers, size)
     except Exception:
         _faults.report("preparing a message")
-    return original(client, subject, payload, reply, headers)
+    return original(client, subject, payload, reply, headers, *rest, **others)
 
 
 def _start_request(
