@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.errors import NoRespondersError
 from nats.js import JetStreamContext
 from nats.js.api import ConsumerConfig
 
@@ -767,6 +768,8 @@ class TestNothingLeaks:
             nc = Client()
             await nc.connect(nats_server.url)
             await nc.publish(f"audit.{name}", b"")
+            with pytest.raises(NoRespondersError):
+                await nc.request(f"audit.{name}", b"")
             await nc.close()
 
         class Auditing(Client):
@@ -785,7 +788,9 @@ class TestNothingLeaks:
         await js.publish(name, b"")
         await nc.close()
         nats_server.delete_streams()
-        assert f"publish audit.{name}" in [span.name for span in telemetry.spans()]
+        names = [span.name for span in telemetry.spans()]
+        assert f"publish audit.{name}" in names
+        assert f"request audit.{name}" in names
 
     async def test_out_of_a_cancelled_call(self, telemetry: Telemetry, nc: Client, unique: Unique):
         """One await after the other is cancelled; whatever it was in, no span stays open and no context current."""

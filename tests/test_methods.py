@@ -5,15 +5,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 from unittest.mock import AsyncMock
 
+import nats.errors
 import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 
+from opentelemetry.instrumentation.nats import OutgoingMessage
+from opentelemetry.trace import Span
 from support.core import Connect, Unique
 from support.faults import FAULTS_MODULE
 from support.server import NatsServer
@@ -114,6 +118,73 @@ class TestCalledOnTheClass:
             await nc.request(subject, b"order")
         await nc.close()
         assert [span.name for span in telemetry.spans()] == [f"request {subject}"]
+
+
+class TestAfterACall:
+    async def test_that_failed_nothing_is_silent(self, telemetry: Telemetry, js: JetStreamContext, unique: Unique):
+        """JetStream's `next_msg` asks the core one, and is marked for as long as it waits."""
+        stream = unique("orders")
+        await js.add_stream(name=stream, subjects=[stream])
+        subscription = await js.subscribe(stream)
+        telemetry.clear()
+        with pytest.raises(nats.errors.TimeoutError):
+            await subscription.next_msg(timeout=0.01)
+        await js.publish(stream, b"order")
+        assert [span.name for span in telemetry.spans()] == [f"publish {stream}"]
+
+    async def test_another_instrument_call_counts(self, telemetry: Telemetry, js: JetStreamContext, unique: Unique):
+        stream = unique("orders")
+        await js.add_stream(name=stream, subjects=[stream])
+        await js.publish(stream, b"order")
+        telemetry.uninstrument()
+        telemetry.instrument(excluded_subjects=[stream])
+        telemetry.clear()
+        await js.publish(stream, b"order")
+        assert telemetry.spans() == []
+
+
+class TestTheProgramsCode:
+    """What it calls is its own, though nats-py is in the middle of a call."""
+
+    async def test_in_a_hook_is_outside_of_the_call(
+        self, telemetry: Telemetry, js: JetStreamContext, nc: Client, unique: Unique
+    ):
+        stream = unique("orders")
+        await js.add_stream(name=stream, subjects=[stream])
+        audits: list[asyncio.Task[None]] = []
+
+        def audit(span: Span, message: OutgoingMessage) -> None:
+            if message.subject == stream:
+                audits.append(asyncio.ensure_future(nc.publish(f"audit.{stream}", b"")))
+
+        telemetry.uninstrument()
+        telemetry.instrument(publish_hook=audit)
+        telemetry.clear()
+        await js.publish(stream, b"order")
+        await asyncio.gather(*audits)
+        assert sorted(span.name for span in telemetry.spans()) == [f"publish audit.{stream}", f"publish {stream}"]
+
+    async def test_in_an_error_callback_is_outside(self, telemetry: Telemetry, nats_server: NatsServer, unique: Unique):
+        stream = unique("orders")
+
+        class Complaining(Client):
+            async def request(self, *args: Any, **kwargs: Any) -> Msg:
+                await self._error_cb(RuntimeError("slow"))
+                return await super().request(*args, **kwargs)
+
+        async def audit(_: Exception) -> None:
+            await nc.publish(f"audit.{stream}", b"")
+
+        nc = Complaining()
+        await nc.connect(nats_server.url, error_cb=audit)
+        js = nc.jetstream()
+        await js.add_stream(name=stream, subjects=[stream])
+        telemetry.clear()
+        await js.publish(stream, b"order")
+        names = [span.name for span in telemetry.spans()]
+        await js.delete_stream(stream)
+        await nc.close()
+        assert names == [f"publish audit.{stream}", f"publish {stream}"]
 
 
 class TestWhatWasThereBeforeUs:
