@@ -66,7 +66,6 @@ task_of: Callable[[Any], asyncio.Task[Any] | None] = (
     asyncio.current_task if sys.version_info >= (3, 12) else cast("Any", asyncio.tasks)._current_tasks.get
 )
 
-
 # Stands for the loop where none is running.
 _NO_LOOP: Any = object()
 
@@ -110,8 +109,7 @@ def current_call() -> Call | None:
 def own_mark() -> Mark:
     """Returns the mark of the running task. Who sets its `call` also sets it to None again, when the call is over."""
     mark = get_mark()
-    # As `is_ours` does, without the time that calling it takes: every call of the user's comes here.
-    if mark is None or mark.thread != get_ident() or mark.task != id(task_of(mark.loop)):
+    if mark is None or not mark.is_ours():
         mark = Mark()
         _mark.set(mark)
     return mark
