@@ -424,13 +424,19 @@ class Connection:
 
     def _make_publish_channel(self, subject: str) -> Channel:
         destination = self.destination(subject)
-        template = destination.template
         options = self.telemetry.options
-        if template is None or options.by_subject or options.propagation_excluded_subjects or is_plumbing(subject):
+        if (
+            options.by_subject
+            or options.propagation_excluded_subjects
+            or subject.startswith("$")
+            or (destination.template is None and self.telemetry.label(destination) is not None)
+        ):
             channel = self.make_channel(PUBLISH, destination)
             channel.excluded = channel.excluded or is_plumbing(subject)
             return channel
-        # One for all subjects of the template: a channel for each of them is garbage that the collector has to walk.
+        # One for all subjects of the template, and one for all that have no name of their own any more: a channel for
+        # each of them is garbage that the collector has to walk.
+        template = destination.template or ""
         channel = self._templates.get(template)
         if channel is None:
             channel = self.make_channel(PUBLISH, destination)
@@ -509,7 +515,8 @@ class Connection:
 
     def series(self, operation: Operation, attributes: Attributes) -> Series:
         """Returns the one series with these attributes, so that a channel made again goes on counting."""
-        key = (operation, frozenset(attributes.items()))
+        # Flat, so that the garbage collector need not look into it: there may be a thousand for each client.
+        key = (operation.name, *attributes, *attributes.values())
         series = self._series.get(key)
         if series is None:
             series = self._series[key] = Series(operation.counter, attributes)
