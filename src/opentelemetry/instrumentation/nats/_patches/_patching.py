@@ -25,7 +25,13 @@ Make = Callable[[Telemetry, Callable[..., Any], Callable[[Any], Callable[..., An
 nats-py's own function, and how to find what nats-py would find: to be asked inside of another call."""
 
 
-def _own(_: Telemetry, original: Callable[..., Any], __: Call, instance: Any, /, *args: Any, **kwargs: Any) -> Any:
+Inner = Callable[..., Any]
+"""What runs instead of a method inside of a call of the user's that follows it: called with the telemetry, nats-py's
+own function, that call, and the method's arguments."""
+
+
+def own(_: Telemetry, original: Callable[..., Any], __: Call, instance: Any, /, *args: Any, **kwargs: Any) -> Any:
+    """Runs nats-py's own: the `Inner` of a method that no call follows."""
     return original(instance, *args, **kwargs)
 
 
@@ -38,13 +44,12 @@ class Replaced(NamedTuple):
 
     Attributes:
         make: Makes what runs instead.
-        inner: What runs instead inside of a call of the user's that follows the method: it is called with the
-            telemetry, nats-py's own function, that call, and the method's arguments.
+        inner: What runs instead inside of a call of the user's that follows the method.
         wanted: Tells whether ours is to run although nobody listens at the moment.
     """
 
     make: Make
-    inner: Callable[..., Any] = _own
+    inner: Inner = own
     wanted: Callable[[Telemetry], bool] = _listens
 
 

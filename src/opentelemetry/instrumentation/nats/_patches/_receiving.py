@@ -16,7 +16,7 @@ from opentelemetry.instrumentation.nats._attributes import is_status
 from opentelemetry.instrumentation.nats._calls import current_call, own_mark
 from opentelemetry.instrumentation.nats._connection import RECEIVE, Source
 from opentelemetry.instrumentation.nats._patches._handing_over import Describe
-from opentelemetry.instrumentation.nats._patches._patching import Replaced
+from opentelemetry.instrumentation.nats._patches._patching import Inner, Replaced, own
 from opentelemetry.instrumentation.nats._telemetry import Observation, Telemetry, suppressed
 
 # What `updates` returns once its watcher is stopped; older releases of nats-py have no such thing.
@@ -32,7 +32,7 @@ def receiving(
     describe: Describe | None = None,
     *,
     marks: bool = False,
-    inner: Callable[..., Any] | None = None,
+    inner: Inner = own,
 ) -> Replaced:
     """Traces a method that waits for one message; waiting in vain is no error and makes no span.
 
@@ -79,4 +79,4 @@ def receiving(
 
         return receive
 
-    return Replaced(make) if inner is None else Replaced(make, inner)
+    return Replaced(make, inner)

@@ -15,7 +15,7 @@ from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._attributes import Attributes
 from opentelemetry.instrumentation.nats._calls import API_PREFIX, Call, current_call, own_mark
 from opentelemetry.instrumentation.nats._connection import REQUEST
-from opentelemetry.instrumentation.nats._patches._patching import Replaced, Rows
+from opentelemetry.instrumentation.nats._patches._patching import Inner, Replaced, Rows, own
 from opentelemetry.instrumentation.nats._telemetry import ActiveOperation, Failure, ObservedCall, Telemetry, suppressed
 from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
 
@@ -103,16 +103,25 @@ def row(owner: Any, name: str, wrapper: Callable[..., Replaced], start: Callable
     return [] if method is None else [(owner, name, wrapper(partial(start, Arguments(method)), *rest))]
 
 
-def sending(start: Start, answer: Answer | None = None) -> Replaced:
-    """Traces a method that sends the user's message somewhere inside.
+Succeeded = Callable[[Call, Any, Any], None]
+"""Records that a call has succeeded, given what its `Start` has returned, the instance, and the result."""
+
+Failed = Callable[[Call, BaseException], None]
+"""Records what a call has failed with."""
+
+
+def running(start: Start, succeeded: Succeeded, failed: Failed, inner: Inner = own) -> Replaced:
+    """Runs a method as a user's call.
 
     Args:
         start: Starts the operation; called when the coroutine is awaited, which may be later than it is made.
-        answer: Reads the result.
+        succeeded: Records the result.
+        failed: Records the exception.
+        inner: What runs instead inside of a call that follows the method, see `Replaced`.
     """
 
     def make(telemetry: Telemetry, original: Callable[..., Any], find: Callable[[Any], Any]) -> Callable[..., Any]:
-        async def send(instance: Any, /, *args: Any, **kwargs: Any) -> Any:
+        async def run(instance: Any, /, *args: Any, **kwargs: Any) -> Any:
             context = get_current()
             if (not telemetry.listening and telemetry.idle()) or (context and suppressed(context)):
                 return await original(instance, *args, **kwargs)
@@ -122,32 +131,45 @@ def sending(start: Start, answer: Answer | None = None) -> Replaced:
             try:
                 call = start(telemetry, instance, context, *args, **kwargs)
             except Exception as error:
-                call = not_started(error, original, instance, args, kwargs)
+                call = _not_started(error, original, instance, args, kwargs)
             mark.call = call
             try:
                 result = await original(instance, *args, **kwargs)
             except BaseException as error:
                 mark.call = None
-                if isinstance(call, ActiveOperation):
-                    # Also where no answer came: it finds the other half of a request that timed out.
-                    inbox = call.reply if call.channel.operation is REQUEST else ""
-                    call.end(error, {messaging.MESSAGING_MESSAGE_CONVERSATION_ID: inbox} if inbox else None)
+                failed(call, error)
                 raise
             mark.call = None
-            if isinstance(call, ActiveOperation):
-                attributes: Attributes = {}
-                failure = None
-                if answer is not None:
-                    try:
-                        failure = answer(result, call, attributes)
-                    except Exception:
-                        _faults.report("reading an answer")
-                call.end(failure, attributes)
+            succeeded(call, instance, result)
             return result
 
-        return send
+        return run
 
-    return Replaced(make)
+    return Replaced(make, inner)
+
+
+def sending(start: Start, answer: Answer | None = None) -> Replaced:
+    """Traces a method that sends the user's message somewhere inside.
+
+    Args:
+        start: Starts the operation.
+        answer: Reads the result.
+    """
+
+    def sent(call: Call, _: Any, result: Any) -> None:
+        if isinstance(call, ActiveOperation):
+            attributes: Attributes = {}
+            call.end(_read(answer, result, call, attributes), attributes)
+
+    return running(start, sent, not_sent)
+
+
+def not_sent(call: Call, error: BaseException) -> None:
+    """Records what a send has failed with."""
+    if isinstance(call, ActiveOperation):
+        # Also where no answer came: it finds the other half of a request that timed out.
+        inbox = call.reply if call.channel.operation is REQUEST else ""
+        call.end(error, {messaging.MESSAGING_MESSAGE_CONVERSATION_ID: inbox} if inbox else None)
 
 
 def observing(
@@ -157,7 +179,7 @@ def observing(
     absent: tuple[type[BaseException], ...] = (),
     links: bool = False,
     consumed: Consumed | None = None,
-    inner: Callable[..., Any] | None = None,
+    inner: Inner = own,
 ) -> Replaced:
     """Traces a method whose span is made when it is over.
 
@@ -170,46 +192,31 @@ def observing(
         inner: What runs instead inside of a call that follows the method, see `Replaced`.
     """
 
-    def make(telemetry: Telemetry, original: Callable[..., Any], find: Callable[[Any], Any]) -> Callable[..., Any]:
-        async def observe(instance: Any, /, *args: Any, **kwargs: Any) -> Any:
-            context = get_current()
-            if (not telemetry.listening and telemetry.idle()) or (context and suppressed(context)):
-                return await original(instance, *args, **kwargs)
-            mark = own_mark()
-            if mark.call is not None:
-                return await find(instance)(*args, **kwargs)
-            try:
-                call = start(telemetry, instance, context, *args, **kwargs)
-            except Exception as error:
-                call = not_started(error, original, instance, args, kwargs)
-            mark.call = call
-            try:
-                result = await original(instance, *args, **kwargs)
-            except BaseException as error:
-                mark.call = None
-                if isinstance(call, ObservedCall):
-                    none = isinstance(error, absent)
-                    if none and getattr(error, "entry", None) is None:
-                        call.stored = ()  # nats-py has found something, but not what it was asked for
-                    call.finish(None if none else error, links)
-                raise
-            mark.call = None
-            if isinstance(call, ObservedCall):
-                failure = None
-                if answer is not None:
-                    try:
-                        failure = answer(result, call, call.attributes)
-                    except Exception:
-                        _faults.report("reading an answer")
-                call.finish(failure, links, consumed(result) if consumed else ())
-            return result
+    def observed(call: Call, _: Any, result: Any) -> None:
+        if isinstance(call, ObservedCall):
+            failure = _read(answer, result, call, call.attributes)
+            call.finish(failure, links, consumed(result) if consumed else ())
 
-        return observe
+    def failed(call: Call, error: BaseException) -> None:
+        if isinstance(call, ObservedCall):
+            none = isinstance(error, absent)
+            if none and getattr(error, "entry", None) is None:
+                call.stored = ()  # nats-py has found something, but not what it was asked for
+            call.finish(None if none else error, links)
 
-    return Replaced(make) if inner is None else Replaced(make, inner)
+    return running(start, observed, failed, inner)
 
 
-def not_started(
+def _read(answer: Answer | None, result: Any, call: Call, attributes: Attributes) -> Failure | None:
+    if answer is not None:
+        try:
+            return answer(result, call, attributes)
+        except Exception:
+            _faults.report("reading an answer")
+    return None
+
+
+def _not_started(
     error: Exception, original: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Call:
     """Returns the mark alone, where an operation could not be started, and reports why.

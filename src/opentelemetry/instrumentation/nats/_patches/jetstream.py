@@ -14,22 +14,23 @@ from nats.aio.client import Client
 from nats.js.client import JetStreamContext
 from nats.js.manager import JetStreamManager
 
-from opentelemetry.context import Context, get_current
+from opentelemetry.context import Context
 from opentelemetry.instrumentation.nats import _attributes as names
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._attributes import Attributes
 from opentelemetry.instrumentation.nats._calls import Call, own_mark
 from opentelemetry.instrumentation.nats._connection import PUBLISH, RECEIVE, SOURCE, Connection, Operation, Source
 from opentelemetry.instrumentation.nats._patches._handing_over import FetchedMessages
-from opentelemetry.instrumentation.nats._patches._patching import Replaced, Rows
+from opentelemetry.instrumentation.nats._patches._patching import Inner, Replaced, Rows, own
 from opentelemetry.instrumentation.nats._patches._receiving import receiving
 from opentelemetry.instrumentation.nats._patches._running import (
     Arguments,
     Start,
     api_prefix,
-    not_started,
+    not_sent,
     observing,
     row,
+    running,
     sending,
     the_result,
     traced,
@@ -92,35 +93,16 @@ def _publish_answer(ack: Any, call: Call, attributes: Attributes) -> None:
         attributes[names.JETSTREAM_DOMAIN] = ack.domain
 
 
-def _make_publish_async(telemetry: Telemetry, original: Callable[..., Any], _: Any) -> Callable[..., Any]:
-    async def publish_async(js: Any, /, *args: Any, **kwargs: Any) -> Any:
-        if not traced(telemetry):
-            return await original(js, *args, **kwargs)
-        try:
-            operation = _start_publish(telemetry, js, get_current(), *args, **kwargs)
-        except Exception as error:
-            operation = not_started(error, original, js, args, kwargs)
-        mark = own_mark()
-        mark.call = operation
-        try:
-            future = await original(js, *args, **kwargs)
-        except BaseException as error:
-            mark.call = None
-            if isinstance(operation, ActiveOperation):
-                operation.end(error)
-            raise
-        mark.call = None
-        if not isinstance(operation, ActiveOperation):
-            return future
-        try:
-            pending: dict[str, _Publishing] = js._nc.__dict__.setdefault(_PENDING, {})
-            _Publishing(pending, operation.reply, future, operation)
-        except Exception:
-            _faults.report("waiting for an asynchronous publish")
-            operation.end()
-        return future
-
-    return publish_async
+def _sent_asynchronously(operation: Call, js: Any, future: Any) -> None:
+    """The operation goes on until the future is done."""
+    if not isinstance(operation, ActiveOperation):
+        return
+    try:
+        pending: dict[str, _Publishing] = js._nc.__dict__.setdefault(_PENDING, {})
+        _Publishing(pending, operation.reply, future, operation)
+    except Exception:
+        _faults.report("waiting for an asynchronous publish")
+        operation.end()
 
 
 class _Publishing:
@@ -455,7 +437,7 @@ _MANAGEMENT = (
 )
 
 
-def _reading(start: Start, inner: Callable[..., Any] | None = None) -> Replaced:
+def _reading(start: Start, inner: Inner = own) -> Replaced:
     return observing(start, _stored_answer, links=True, consumed=the_result, inner=inner)
 
 
@@ -473,7 +455,7 @@ async def _recreate_consumer(
 
 ROWS: Rows = [
     (JetStreamContext, "publish", sending(_start_publish, _publish_answer)),
-    (JetStreamContext, "publish_async", Replaced(_make_publish_async)),
+    (JetStreamContext, "publish_async", running(_start_publish, _sent_asynchronously, not_sent)),
     (JetStreamContext, "_handle_async_reply", _handle_async_reply),
     (Client, "_close", _close),
     *row(JetStreamContext, "subscribe", observing, partial(_start_subscribe, _push_source), _subscribe_answer),
