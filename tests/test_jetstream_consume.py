@@ -785,6 +785,25 @@ class TestPullFetchThatFails:
             status=(StatusCode.ERROR, description),
         )
 
+    async def test_a_refusal_is_heard_after_a_fetch_that_got_something(
+        self, js: JetStreamContext, telemetry: Telemetry, stream: str
+    ):
+        subscription = await js.pull_subscribe(f"{stream}.new", "worker")
+        await publish(js, telemetry, f"{stream}.new", 2)
+        for msg in await subscription.fetch(2):
+            await msg.ack_sync()
+        telemetry.clear()
+        fetching = asyncio.ensure_future(subscription.fetch(timeout=0.5))
+        with unseen():
+            await eventually_waiting(js, stream)
+            await js.delete_consumer(stream, "worker")
+        with pytest.raises(nats.errors.TimeoutError) as raised:
+            await fetching
+        assert_span(
+            telemetry.span(f"receive {stream}.new"),
+            status=(StatusCode.ERROR, f"{raised.value}: Consumer Deleted"),
+        )
+
     @pytest.mark.parametrize("end", ["restart", "kill"])
     async def test_a_server_that_goes_under_it_is_an_error(
         self, end: str, server_factory: ServerFactory, connect: Connect, telemetry: Telemetry

@@ -92,6 +92,20 @@ class TestAMockThatCallsOurs:
         assert_span(telemetry.span(f"kv.get {bucket}"), links=[telemetry.span(f"kv.put {bucket}")])
         assert telemetry.named(f"get_msg KV_{bucket}") == []
 
+    async def test_in_a_fetch(self, telemetry: Telemetry, js: JetStreamContext, unique: Unique):
+        stream = unique("orders")
+        await js.add_stream(name=stream, subjects=[stream])
+        subscription = await js.pull_subscribe(stream, "worker")
+        assert subscription._sub is not None
+        spy = self.spy(subscription._sub, "next_msg")
+        for _ in range(3):
+            await js.publish(stream, b"order")
+        telemetry.clear()
+        assert len(await subscription.fetch(3)) == 3
+        assert spy.await_count == 3
+        assert subscription._sub.__dict__["next_msg"] is spy
+        assert [span.name for span in telemetry.spans()] == [f"receive {stream}"]
+
 
 class TestCalledOnTheClass:
     @pytest.mark.parametrize(
