@@ -9,6 +9,7 @@ import gc
 import itertools
 import random
 import uuid
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -441,7 +442,7 @@ def _largest(root: Any, of: type | None = None) -> tuple[int, Any]:
     while pending:
         item = pending.pop()
         if (
-            isinstance(item, (dict, set, list, tuple))
+            isinstance(item, (dict, set, list, tuple, deque))
             and len(item) > found[0]
             and isinstance(next(iter(item)), int) is (of is int)
         ):
@@ -449,7 +450,7 @@ def _largest(root: Any, of: type | None = None) -> tuple[int, Any]:
         for below in gc.get_referents(item):
             ours = type(below).__module__.startswith("opentelemetry.instrumentation.nats")
             theirs = type(below).__module__.startswith("nats.")
-            if id(below) not in seen and (ours or theirs or isinstance(below, (dict, set, list, tuple))):
+            if id(below) not in seen and (ours or theirs or isinstance(below, (dict, set, list, tuple, deque))):
                 if isinstance(below, dict) and "__name__" in below:
                     continue  # a module's or class's
                 seen.add(id(below))

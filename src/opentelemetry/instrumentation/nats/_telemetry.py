@@ -25,7 +25,14 @@ from opentelemetry import trace
 from opentelemetry.context import Context, attach, get_current
 from opentelemetry.instrumentation.nats import _attributes as names
 from opentelemetry.instrumentation.nats import _faults
-from opentelemetry.instrumentation.nats._attributes import AckSubject, Attributes, captured_headers, parse_ack_subject
+from opentelemetry.instrumentation.nats._attributes import (
+    MESSAGE_ID_HEADER,
+    AckSubject,
+    Attributes,
+    captured_headers,
+    header,
+    parse_ack_subject,
+)
 from opentelemetry.instrumentation.nats._calls import Call, outside
 from opentelemetry.instrumentation.nats._connection import (
     NO_CLIENT,
@@ -297,7 +304,7 @@ class Telemetry:
                 attributes.update(captured_headers(self.options.headers, self.propagation.fields(), headers))
             except AttributeError:
                 return None  # no headers at all: nats-py is about to say so
-        message_id = names.header(headers, names.MESSAGE_ID_HEADER) if hasattr(headers, "get") else None
+        message_id = header(headers, MESSAGE_ID_HEADER) if hasattr(headers, "get") else None
         if message_id is not None:
             attributes[messaging.MESSAGING_MESSAGE_ID] = message_id
         return self.propagation.chosen(headers, parent)
@@ -344,7 +351,7 @@ class Telemetry:
 
     # -- receiving ----------------------------------------------------------------------------------------------------
 
-    def deliver(self, message: Any, source: Source | None, base: Context) -> tuple[Delivery, Context]:
+    def deliver(self, message: Any, source: Source, base: Context) -> tuple[Delivery, Context]:
         """Reads the creation context of a message on its way to the application, and remembers it.
 
         Args:
@@ -356,22 +363,20 @@ class Telemetry:
             The delivery, which is now also kept on the message, and the creation context with its baggage.
         """
         delivery: Delivery | None = getattr(message, DELIVERY, None)
-        if source is not None and source.bucket:
+        if source.bucket:
             # An object's info has headers of its own, which are not those of the message that it was made of.
             headers = None if delivery is None else delivery.headers
         else:
             headers = message.headers
-        context, creation = base, None
-        if headers:
-            try:
-                context = extract(headers, base)
-            except Exception:
-                _faults.report("reading the context of a message")
+        try:
+            context = extract(headers, base)
+        except Exception:
+            _faults.report("reading the context of a message")
+            context = base
         if delivery is None:
-            if context is not base:
-                creation = span_context(context)
-                if creation is not None:
-                    self.propagation.remember(creation.span_id)
+            creation = None if context is base else span_context(context)
+            if creation is not None:
+                self.propagation.remember(creation.span_id)
             delivery = Delivery(source, creation)
             try:
                 setattr(message, DELIVERY, delivery)
@@ -450,29 +455,28 @@ class Telemetry:
         Returns:
             What its acknowledgement subject says, if it is a JetStream message.
         """
-        headers = message.headers
-        reply = message.reply
         attributes[_DESTINATION] = message.subject
         attributes[_BODY_SIZE] = len(message.data)
-        ack = parse_ack_subject(reply) if reply else None
-        message_id = None
-        if headers and names.MESSAGE_ID_HEADER in headers:
-            message_id = names.header(headers, names.MESSAGE_ID_HEADER)
-        if ack is not None:
-            stream, consumer, count, sequence, consumer_sequence, _, pending, _ = ack
-            attributes[_MESSAGE_ID] = message_id or f"{stream}:{sequence}"
-            attributes[_SUBSCRIPTION] = consumer
-            attributes[names.JETSTREAM_STREAM] = stream
-            attributes[names.JETSTREAM_CONSUMER] = consumer
-            attributes[names.JETSTREAM_SEQUENCE] = sequence
-            attributes[names.JETSTREAM_CONSUMER_SEQUENCE] = consumer_sequence
-            attributes[names.JETSTREAM_DELIVERY_COUNT] = count
-            attributes[names.JETSTREAM_PENDING] = pending
-        else:
-            if message_id is not None:
-                attributes[messaging.MESSAGING_MESSAGE_ID] = message_id
-            if reply:
+        headers = message.headers
+        message_id = header(headers, MESSAGE_ID_HEADER) if headers and MESSAGE_ID_HEADER in headers else None
+        reply = message.reply
+        ack = None
+        if reply:
+            ack = parse_ack_subject(reply)
+            if ack is None:
                 attributes[messaging.MESSAGING_MESSAGE_CONVERSATION_ID] = reply
+            else:
+                stream, consumer, count, sequence, consumer_sequence, _, pending, _ = ack
+                message_id = message_id or f"{stream}:{sequence}"
+                attributes[_SUBSCRIPTION] = consumer
+                attributes[names.JETSTREAM_STREAM] = stream
+                attributes[names.JETSTREAM_CONSUMER] = consumer
+                attributes[names.JETSTREAM_SEQUENCE] = sequence
+                attributes[names.JETSTREAM_CONSUMER_SEQUENCE] = consumer_sequence
+                attributes[names.JETSTREAM_DELIVERY_COUNT] = count
+                attributes[names.JETSTREAM_PENDING] = pending
+        if message_id is not None:
+            attributes[_MESSAGE_ID] = message_id
         if self._captures_headers and headers:
             attributes.update(captured_headers(self.options.headers, self.propagation.fields(), headers))
         return ack
@@ -515,19 +519,24 @@ class Telemetry:
         """
         try:
             ambient = observation.parent
-            nested = bool(ambient) and span_context(ambient) is not None
+            nested = span_context(ambient) is not None if ambient else False
             delivery, context = self.deliver(message, source, _NO_CONTEXT if nested else ambient)
-            channel = source.channel(RECEIVE, source.subject if attributes is not None else message.subject)
+            if attributes is None:
+                channel = source.channel(RECEIVE, message.subject)
+                all_attributes = channel.attributes.copy()
+                ack = self.message_attributes(all_attributes, message)
+            else:
+                channel = source.channel(RECEIVE, source.subject)
+                all_attributes = {**channel.attributes, **attributes}
+                ack = None
             if channel.excluded:
                 return
-            all_attributes = channel.attributes.copy()
-            ack = self.message_attributes(all_attributes, message) if attributes is None else None
-            if attributes is not None:
-                all_attributes.update(attributes)
             channel.series.count += 1
-            observation.parent = ambient if nested else context
-            links = () if delivery.creation is None else (Link(delivery.creation),)
-            span = observation.end(channel, all_attributes, links, messages=(message,))
+            if not nested:
+                observation.parent = context
+            creation = delivery.creation
+            links = () if creation is None else (Link(creation),)
+            span = observation.end(channel, all_attributes, links, None, (message,))
             delivery.span_context = span.get_span_context()
             if ack is not None:
                 self.count_deliveries(source, (ack,), trace.set_span_in_context(span, observation.parent))
@@ -750,8 +759,7 @@ class Delivery:
         self.headers = headers
         self.span: Span | None = None
         self.span_context: SpanContext | None = None
-        self.processed = False
-        self.settled = False
+        self.processed = self.settled = False
 
     def begin(self, channel: Channel, span: Span, context: Context) -> None:
         """Begins the processing.
