@@ -24,7 +24,7 @@ from opentelemetry.context import Context
 
 if TYPE_CHECKING:
     from opentelemetry.instrumentation.nats._attributes import Attributes
-    from opentelemetry.instrumentation.nats._connection import Source
+    from opentelemetry.instrumentation.nats._connection import Channel, Source
 
 
 API_PREFIX = "$JS.API."
@@ -35,7 +35,11 @@ class Call:
     """A user's call to nats-py while it runs, and what its inner calls should know or have found out.
 
     Attributes:
+        recorded: Whether it is an operation, of which spans and metrics tell, and not the mark alone.
+        channel: Of an operation: what it is about.
         context: What a message published inside carries in its headers; None for nothing.
+        injects: Whether it does; not when its sender chose another context.
+        has_id: Whether the user gave the message that is sent an id.
         api_prefix: Subjects under it, or under one of them, are not the user's message but requests to JetStream, or
             chunks of an object.
         follows: The name of the one method of nats-py's whose calls inside are noted, or changed, on its behalf.
@@ -46,7 +50,11 @@ class Call:
     """
 
     # On the class, because few calls have them, and each one set costs every call.
+    recorded: bool = False
+    channel: Channel | None = None
     context: Context | None = None
+    injects: bool = True
+    has_id: bool = False
     api_prefix: str | tuple[str, ...] = API_PREFIX
     follows: str = ""
     source: Source | None = None

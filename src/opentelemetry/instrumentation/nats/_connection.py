@@ -137,6 +137,7 @@ class Channel:
     """One operation on one destination through one connection: all that its spans and metrics have in common.
 
     Attributes:
+        connection: The connection.
         operation: The operation.
         kind: The kind of its spans.
         span_name: Name of its spans.
@@ -151,6 +152,7 @@ class Channel:
     __slots__ = (
         "attributes",
         "carries_context",
+        "connection",
         "counts_at_end",
         "excluded",
         "kind",
@@ -161,14 +163,15 @@ class Channel:
     )
 
     def __init__(
-        self, operation: Operation, span_name: str, attributes: Attributes, series: Series, excluded: bool = False
+        self, connection: Connection, operation: Operation, span_name: str, attributes: Attributes, series: Series
     ) -> None:
+        self.connection = connection
         self.operation = operation
         self.kind = operation.kind
         self.span_name = span_name
         self.attributes = attributes
         self.series = series
-        self.excluded = excluded
+        self.excluded = False
         self.carries_context = True
         self.counts_at_end = 1 if operation.counts_at_end else 0
         self.shared = False
@@ -451,7 +454,7 @@ class Connection:
         made = self._reply_channel
         if made is None:
             made = self._reply_channel = self.make_channel(REPLY, Destination("", inbox=True))
-        channel = Channel(REPLY, made.span_name, made.attributes.copy(), made.series)
+        channel = Channel(self, REPLY, made.span_name, made.attributes.copy(), made.series)
         channel.attributes[messaging.MESSAGING_DESTINATION_NAME] = subject
         channel.attributes[messaging.MESSAGING_MESSAGE_CONVERSATION_ID] = subject
         channel.excluded = self.telemetry.is_excluded(subject)
@@ -501,6 +504,7 @@ class Connection:
             if source.attributes:
                 attributes.update(source.attributes)
         channel = Channel(
+            self,
             operation,
             operation.name if label is None else f"{operation.name} {label}",
             attributes,

@@ -390,7 +390,6 @@ class Telemetry:
         message: Any,
         ambient: Context | None = None,
         attributes: Attributes | None = None,
-        *,
         counts: bool = True,
     ) -> Delivery | None:
         """Starts the span of a handler or loop body.
@@ -407,11 +406,10 @@ class Telemetry:
             The delivery, whose `context` is to be current while the message is processed; None after a fault.
         """
         try:
-            base = _NO_CONTEXT if ambient is None else ambient
-            nested = ambient is not None and span_context(ambient) is not None
-            delivery, context = self.deliver(message, source, _NO_CONTEXT if nested else base)
-            if nested:
-                context = base
+            nested = span_context(ambient) is not None if ambient else False
+            delivery, context = self.deliver(message, source, ambient if ambient and not nested else _NO_CONTEXT)
+            if ambient and nested:
+                context = ambient
             if delivery.source is None:
                 delivery.source = source
             if attributes is None:
@@ -684,37 +682,37 @@ class ActiveOperation(Call):
 
     Attributes:
         telemetry: What it belongs to.
-        channel: The operation and what it is about.
         span: Its span.
-        injects: Whether the message carries the context; not when its sender chose another one.
+        attributes: What became known since the span was started; to be added to.
         shown: Whether the hook has seen the message: one call may publish twice (a KV create over a tombstone).
-        has_id: Whether the user gave the message an id.
     """
 
+    recorded = True
+    channel: Channel
     context: Context
     follows = "publish"
     shown: bool = False
-    has_id: bool = False
     _ended: bool = False
 
     def __init__(self, telemetry: Telemetry, channel: Channel, span: Span, context: Context, injects: bool) -> None:
         self.context = context  # pyright: ignore[reportIncompatibleVariableOverride] (it always has one)
         self.telemetry = telemetry
-        self.channel = channel
+        self.channel = channel  # pyright: ignore[reportIncompatibleVariableOverride]
         self.span = span
+        self.attributes: Attributes = {}
         self.injects = injects
         self._started = perf_counter_ns()
 
-    def end(self, error: BaseException | Failure | None = None, attributes: Attributes | None = None) -> None:
+    def end(self, error: BaseException | Failure | None = None) -> None:
         """Ends the operation; a second time does nothing.
 
         Args:
             error: What it failed with, if it did; being cancelled is no failure.
-            attributes: What became known since the start.
         """
         if not self._ended:
             self._ended = True
             span = self.span
+            attributes = self.attributes
             if attributes:
                 if len(attributes) > _FEW:
                     span.set_attributes(attributes)
@@ -794,8 +792,8 @@ class Delivery:
         # The message may be kept for long; the span need not.
         self.span = None
         self.context = _NO_CONTEXT
-        if not channel.excluded and self.source is not None:
-            self.source.connection.telemetry.end(channel, span, context, self._started, error)
+        if not channel.excluded:
+            channel.connection.telemetry.end(channel, span, context, self._started, error)
 
 
 class Observation(Call):
@@ -889,6 +887,7 @@ class ObservedCall(Observation):
         attributes: All attributes of the span; to be added to.
     """
 
+    recorded = True
     follows = "get_msg"
 
     def __init__(self, telemetry: Telemetry, parent: Context, channel: Channel) -> None:

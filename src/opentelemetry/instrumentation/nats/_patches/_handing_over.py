@@ -91,11 +91,11 @@ class _Body:
         self, telemetry: Telemetry, source: Source, message: Any, attributes: Attributes | None, counts: bool
     ) -> None:
         current = get_current()
-        if suppressed(current):
+        if current and suppressed(current):
             return
         if telemetry.options.activate_next_msg:
             current = telemetry.before_receive()
-        delivery = telemetry.start_process(source, message, current, attributes, counts=counts)
+        delivery = telemetry.start_process(source, message, current, attributes, counts)
         if delivery is not None:
             self._delivery, self._previous = delivery, current
             attach(delivery.context)
@@ -143,10 +143,10 @@ class MessageLoop:
         # A traceback that somebody keeps, of a hook's exception for one, keeps this frame. It must not keep the loop.
         del self
         # None is a watcher's marker for "that was all there is so far".
-        if message is None or telemetry.idle():
+        if message is None or (not telemetry.listening and telemetry.idle()):
             return message
         if describe is None:
-            if not is_status(message.headers, len(message.data)):
+            if message.data or not is_status(message.headers, 0):
                 body.begin(telemetry, source, message, None, True)
         else:
             body.begin(telemetry, source, message, describe(message), True)

@@ -123,6 +123,7 @@ def _method(telemetry: Telemetry, name: str, replaced: Replaced, original: Any) 
 
     function = original if type(original) is FunctionType else partial(_bind_and_call, original)
     inner = partial(replaced.inner, telemetry, function)
+    followed = None if replaced.inner is own else name
     ours = wraps(original)(replaced.make(telemetry, function, find))
     wanted = replaced.wanted
 
@@ -139,7 +140,7 @@ def _method(telemetry: Telemetry, name: str, replaced: Replaced, original: Any) 
                 and mark.thread == get_ident()
                 and mark.task == id(task_of(mark.loop))
             ):
-                return partial(inner, call, instance) if call.follows == name else MethodType(function, instance)
+                return partial(inner, call, instance) if call.follows == followed else MethodType(function, instance)
             return MethodType(ours if telemetry.listening or wanted(telemetry) else function, instance)
 
     def call_unbound(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -103,20 +103,24 @@ def row(owner: Any, name: str, wrapper: Callable[..., Replaced], start: Callable
     return [] if method is None else [(owner, name, wrapper(partial(start, Arguments(method)), *rest))]
 
 
-Succeeded = Callable[[Call, Any, Any], None]
-"""Records that a call has succeeded, given what its `Start` has returned, the instance, and the result."""
+Succeeded = Callable[[Any, "Failure | None", Any, Any], None]
+"""Records that an operation is over, given the operation, the failure that its answer told, the instance and the
+result."""
 
-Failed = Callable[[Call, BaseException], None]
-"""Records what a call has failed with."""
+Failed = Callable[[Any, BaseException], None]
+"""Records what an operation has failed with."""
 
 
-def running(start: Start, succeeded: Succeeded, failed: Failed, inner: Inner = own) -> Replaced:
+def running(
+    start: Start, succeeded: Succeeded, failed: Failed, answer: Answer | None = None, inner: Inner = own
+) -> Replaced:
     """Runs a method as a user's call.
 
     Args:
         start: Starts the operation; called when the coroutine is awaited, which may be later than it is made.
-        succeeded: Records the result.
+        succeeded: Records that it is over.
         failed: Records the exception.
+        answer: Reads the result.
         inner: What runs instead inside of a call that follows the method, see `Replaced`.
     """
 
@@ -129,7 +133,7 @@ def running(start: Start, succeeded: Succeeded, failed: Failed, inner: Inner = o
             if mark.call is not None:
                 return await find(instance)(*args, **kwargs)
             try:
-                call = start(telemetry, instance, context, *args, **kwargs)
+                call: Any = start(telemetry, instance, context, *args, **kwargs)
             except Exception as error:
                 call = _not_started(error, original, instance, args, kwargs)
             mark.call = call
@@ -137,10 +141,18 @@ def running(start: Start, succeeded: Succeeded, failed: Failed, inner: Inner = o
                 result = await original(instance, *args, **kwargs)
             except BaseException as error:
                 mark.call = None
-                failed(call, error)
+                if call.recorded:
+                    failed(call, error)
                 raise
             mark.call = None
-            succeeded(call, instance, result)
+            if call.recorded:
+                failure = None
+                if answer is not None:
+                    try:
+                        failure = answer(result, call, call.attributes)
+                    except Exception:
+                        _faults.report("reading an answer")
+                succeeded(call, failure, instance, result)
             return result
 
         return run
@@ -155,21 +167,19 @@ def sending(start: Start, answer: Answer | None = None) -> Replaced:
         start: Starts the operation.
         answer: Reads the result.
     """
-
-    def sent(call: Call, _: Any, result: Any) -> None:
-        if isinstance(call, ActiveOperation):
-            attributes: Attributes = {}
-            call.end(_read(answer, result, call, attributes), attributes)
-
-    return running(start, sent, not_sent)
+    return running(start, _sent, not_sent, answer)
 
 
-def not_sent(call: Call, error: BaseException) -> None:
+def _sent(operation: ActiveOperation, failure: Failure | None, _: Any, __: Any) -> None:
+    operation.end(failure)
+
+
+def not_sent(operation: ActiveOperation, error: BaseException) -> None:
     """Records what a send has failed with."""
-    if isinstance(call, ActiveOperation):
-        # Also where no answer came: it finds the other half of a request that timed out.
-        inbox = call.reply if call.channel.operation is REQUEST else ""
-        call.end(error, {messaging.MESSAGING_MESSAGE_CONVERSATION_ID: inbox} if inbox else None)
+    # Also where no answer came: it finds the other half of a request that timed out.
+    if operation.reply and operation.channel.operation is REQUEST:
+        operation.attributes[messaging.MESSAGING_MESSAGE_CONVERSATION_ID] = operation.reply
+    operation.end(error)
 
 
 def observing(
@@ -184,36 +194,24 @@ def observing(
     """Traces a method whose span is made when it is over.
 
     Args:
-        start: Starts the operation.
+        start: Starts the operation; not started where the call makes no span.
         answer: Reads the result.
-        absent: Exceptions by which nats-py says "there is none", which is an answer and no failure.
-        links: Whether to link to the writers of the stored messages that were read inside.
-        consumed: Finds in the result what was consumed, to be shown to the user's hook.
+        absent: The exceptions that say that what was looked for does not exist.
+        links: Whether to link to the writers of what is read inside.
+        consumed: Finds what the consume hook is to see.
         inner: What runs instead inside of a call that follows the method, see `Replaced`.
     """
 
-    def observed(call: Call, _: Any, result: Any) -> None:
-        if isinstance(call, ObservedCall):
-            failure = _read(answer, result, call, call.attributes)
-            call.finish(failure, links, consumed(result) if consumed else ())
+    def observed(call: ObservedCall, failure: Failure | None, _: Any, result: Any) -> None:
+        call.finish(failure, links, consumed(result) if consumed else ())
 
-    def failed(call: Call, error: BaseException) -> None:
-        if isinstance(call, ObservedCall):
-            none = isinstance(error, absent)
-            if none and getattr(error, "entry", None) is None:
-                call.stored = ()  # nats-py has found something, but not what it was asked for
-            call.finish(None if none else error, links)
+    def failed(call: ObservedCall, error: BaseException) -> None:
+        none = isinstance(error, absent)
+        if none and getattr(error, "entry", None) is None:
+            call.stored = ()  # nats-py has found something, but not what it was asked for
+        call.finish(None if none else error, links)
 
-    return running(start, observed, failed, inner)
-
-
-def _read(answer: Answer | None, result: Any, call: Call, attributes: Attributes) -> Failure | None:
-    if answer is not None:
-        try:
-            return answer(result, call, attributes)
-        except Exception:
-            _faults.report("reading an answer")
-    return None
+    return running(start, observed, failed, answer, inner)
 
 
 def _not_started(

@@ -168,16 +168,20 @@ def _inner_publish(
 ) -> Any:
     """Publishes what one of nats-py's own methods publishes in the course of a user's call."""
     call.reply = reply
-    size = size_of(payload)
-    if call.context is None or size is None or subject.startswith(call.api_prefix):
+    context = call.context
+    if context is None or subject.startswith(call.api_prefix):
         return original(client, subject, payload, reply, headers, *rest, **others)
     try:
-        operation = call if isinstance(call, ActiveOperation) else None
-        if (operation is None or operation.injects) and telemetry.carries_context(subject):
-            headers = telemetry.inject(telemetry.connection(client), call.context, size, headers)
-        if operation is not None and telemetry.options.publish_hook is not None and not operation.shown:
-            operation.shown = True
-            telemetry.show(operation, subject, reply, headers, size)
+        size = len(payload)
+    except TypeError:
+        return original(client, subject, payload, reply, headers, *rest, **others)  # which says so in its own words
+    try:
+        if call.injects and telemetry.carries_context(subject):
+            connection = telemetry.connection(client) if call.channel is None else call.channel.connection
+            headers = telemetry.inject(connection, context, size, headers)
+        if telemetry.options.publish_hook is not None and isinstance(call, ActiveOperation) and not call.shown:
+            call.shown = True
+            telemetry.show(call, subject, reply, headers, size)
     except Exception:
         _faults.report("preparing a message")
     return original(client, subject, payload, reply, headers, *rest, **others)

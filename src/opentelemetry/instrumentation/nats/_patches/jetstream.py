@@ -26,7 +26,6 @@ from opentelemetry.instrumentation.nats._patches._receiving import receiving
 from opentelemetry.instrumentation.nats._patches._running import (
     Arguments,
     Start,
-    api_prefix,
     not_sent,
     observing,
     row,
@@ -74,9 +73,8 @@ def _start_publish(
         return Call()
     channel = telemetry.channel(js._nc, PUBLISH, subject)
     if channel.excluded:
-        return Call(context, api_prefix(js))
+        return Call(context)
     operation = telemetry.start_send(channel, headers, size_of(payload), context)
-    operation.api_prefix = api_prefix(js)
     if headers and hasattr(headers, "get") and names.header(headers, names.MESSAGE_ID_HEADER) is not None:
         operation.has_id = True
     return operation
@@ -85,7 +83,7 @@ def _start_publish(
 def _publish_answer(ack: Any, call: Call, attributes: Attributes) -> None:
     attributes[names.JETSTREAM_STREAM] = ack.stream
     attributes[names.JETSTREAM_SEQUENCE] = ack.seq
-    if not (isinstance(call, ActiveOperation) and call.has_id):
+    if not call.has_id:
         attributes[messaging.MESSAGING_MESSAGE_ID] = f"{ack.stream}:{ack.seq}"
     if ack.duplicate:
         attributes[names.JETSTREAM_DUPLICATE] = True
@@ -93,10 +91,8 @@ def _publish_answer(ack: Any, call: Call, attributes: Attributes) -> None:
         attributes[names.JETSTREAM_DOMAIN] = ack.domain
 
 
-def _sent_asynchronously(operation: Call, js: Any, future: Any) -> None:
+def _sent_asynchronously(operation: ActiveOperation, _: Failure | None, js: Any, future: Any) -> None:
     """The operation goes on until the future is done."""
-    if not isinstance(operation, ActiveOperation):
-        return
     try:
         pending: dict[str, _Publishing] = js._nc.__dict__.setdefault(_PENDING, {})
         _Publishing(pending, operation.reply, future, operation)
@@ -128,13 +124,12 @@ class _Publishing:
             return
         # `_exception`, because `exception()` would mark it as retrieved, and silence asyncio's "never retrieved".
         error = future._exception
-        attributes: Attributes = {}
         if error is None:
             try:
-                _publish_answer(future.result(), self.operation, attributes)
+                _publish_answer(future.result(), self.operation, self.operation.attributes)
             except Exception:
                 _faults.report("reading an ack")
-        self.operation.end(error, attributes)
+        self.operation.end(error)
 
     def fail(self, error: BaseException | Failure) -> None:
         """Ends the operation though nats-py leaves the future undone."""
