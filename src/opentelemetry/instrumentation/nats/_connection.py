@@ -10,6 +10,7 @@ subscription, and a message only adds its own few. Every cache here is bounded.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from sys import intern
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import ref
 
@@ -336,7 +337,7 @@ class Connection:
         self._templates: dict[str, Channel] = {}
         self.channels: dict[tuple[Operation, str | None], Channel] = {}
         self._reply_channel: Channel | None = None
-        self._series: dict[Any, Series] = {}
+        self._series: dict[int, Series] = {}
         self._errors: dict[frozenset[Any], tuple[str, Attributes, int]] = {}
         self._stats: dict[str, int] = client.stats
         if type(self._stats) is not dict:
@@ -506,7 +507,7 @@ class Connection:
         channel = Channel(
             self,
             operation,
-            operation.name if label is None else f"{operation.name} {label}",
+            operation.name if label is None else intern(f"{operation.name} {label}"),  # each client has one like it
             attributes,
             self.series(operation, metric),
         )
@@ -519,11 +520,10 @@ class Connection:
 
     def series(self, operation: Operation, attributes: Attributes) -> Series:
         """Returns the one series with these attributes, so that a channel made again goes on counting."""
-        # Flat, so that the garbage collector need not look into it: there may be a thousand for each client.
-        key = (operation.name, *attributes, *attributes.values())
-        series = self._series.get(key)
+        shared = self.telemetry.metrics.shared(attributes)
+        series = self._series.get(id(shared))  # it lives as long as the telemetry: nothing else gets its number
         if series is None:
-            series = self._series[key] = Series(operation.counter, attributes)
+            series = self._series[id(shared)] = Series(operation.counter, shared)
         return series
 
     def jetstream_series(self, stream: str, consumer: str | None) -> JetStreamSeries:

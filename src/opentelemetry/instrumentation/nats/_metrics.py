@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from threading import RLock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary, ref
 
 from opentelemetry import metrics as metrics_api
@@ -58,39 +58,64 @@ Reading = tuple[str, Attributes, int]
 """An instrument's name, the attributes, the value."""
 
 
+class SeriesAttributes(NamedTuple):
+    """The attributes of a series; one object for all connections that have such a series.
+
+    Attributes:
+        attributes: Those of its durations.
+        counted: Those of its messages.
+    """
+
+    attributes: Attributes
+    counted: Attributes
+
+
 class Series:
     """The metrics of one operation on one destination through one connection.
 
-    Attributes:
+    Args:
         instrument: The counter that `count` is for; None where messages are not counted.
-        attributes: The metric attributes.
+        shared: The metric attributes.
+
+    Attributes:
+        instrument: The counter.
+        attributes: The attributes of its durations.
         count: Messages so far, sent or consumed.
     """
 
     __slots__ = ("_counted", "_failed", "attributes", "count", "instrument")
 
-    def __init__(self, instrument: str | None, attributes: Attributes) -> None:
+    def __init__(self, instrument: str | None, shared: SeriesAttributes) -> None:
         self.instrument = instrument
-        self.attributes = attributes
+        self.attributes = shared.attributes
         self.count = 0
-        self._counted = {name: value for name, value in attributes.items() if name != MESSAGING_OPERATION_TYPE}
-        self._failed: dict[str, Series] = {}
+        self._counted = shared.counted
+        self._failed: dict[str, Series] | None = None
 
     def failed(self, error_type: str) -> Series:
         """Returns the series of the same operation where it failed in this way."""
-        series = self._failed.get(error_type)
+        failed = self._failed
+        if failed is None:
+            failed = self._failed = {}
+        series = failed.get(error_type)
         if series is None:
-            if len(self._failed) >= _MOST_ERROR_TYPES and error_type != OTHER_ERROR:
+            if len(failed) >= _MOST_ERROR_TYPES and error_type != OTHER_ERROR:
                 return self.failed(OTHER_ERROR)
-            series = self._failed[error_type] = Series(self.instrument, {**self.attributes, ERROR_TYPE: error_type})
+            shared = _series_attributes({**self.attributes, ERROR_TYPE: error_type})
+            series = failed[error_type] = Series(self.instrument, shared)
         return series
 
     def readings(self) -> Iterator[Reading]:
         """Yields the counts, of failures too."""
         if self.instrument is not None and self.count:
             yield self.instrument, self._counted, self.count
-        for series in list(self._failed.values()):
+        for series in list((self._failed or {}).values()):
             yield from series.readings()
+
+
+def _series_attributes(attributes: Attributes) -> SeriesAttributes:
+    counted = {name: value for name, value in attributes.items() if name != MESSAGING_OPERATION_TYPE}
+    return SeriesAttributes(attributes, counted)
 
 
 class JetStreamSeries:
@@ -152,6 +177,7 @@ class Metrics:
             explicit_bucket_boundaries_advisory=DURATION_BUCKETS,
         )
         self._connections = _observed_connections(meter_provider, meter)
+        self._shared: dict[tuple[Any, ...], SeriesAttributes] = {}
         self.resolve()
 
     def resolve(self) -> bool:
@@ -163,6 +189,15 @@ class Metrics:
                 self.waiting = False
                 self.on = not isinstance(provider, NoOpMeterProvider)
         return self.on
+
+    def shared(self, attributes: Attributes) -> SeriesAttributes:
+        """Returns the attributes of a series: for the same ones the same object, which lives as long as this.
+
+        Clients of one server have the same, and the garbage collector need not walk a copy for each of them. Of what is
+        counted they have one each, because each client may run in a thread of its own.
+        """
+        key = (*attributes, *attributes.values())
+        return self._shared.get(key) or self._shared.setdefault(key, _series_attributes(attributes))
 
     def register(self, connection: Connection, client: Any) -> None:
         """Reads a connection at every collection from now on, and keeps its counts when its client is gone."""
