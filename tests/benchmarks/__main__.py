@@ -15,11 +15,12 @@ from pathlib import Path
 sys.path.insert(1, str(Path(__file__).parents[1]))  # for `support`, which the tests share
 
 import allocations
+import instructions
 import parity
 from judging import REPEATS, Judgement, judge
 from measuring import Bench, Cycle, run_cycle
 from profiling import print_profile
-from report import print_judgements, print_row, write_plot, write_table
+from report import print_instructions, print_judgements, print_row, write_plot, write_table
 from rows import ROWS
 from variants import VARIANTS, Providers
 
@@ -84,6 +85,8 @@ async def measure(options: argparse.Namespace, bench: Bench, providers: Provider
         await row.open()
     problems = list(chain.from_iterable([await parity.check(row) for row in rows]))
     problems += await allocations.check(bench)
+    counted = {row.name: await instructions.count(row, providers) for row in rows}
+    problems += chain.from_iterable(instructions.check(name, ratios) for name, ratios in counted.items())
 
     measurements: dict[str, list[list[Cycle]]] = {row.name: [] for row in rows}
     gc.freeze()  # what there is by now is not searched at every cycle's end
@@ -102,8 +105,9 @@ async def measure(options: argparse.Namespace, bench: Bench, providers: Provider
         print_row(row.name, list(chain.from_iterable(measurements[row.name])))
         judgements += judge(type(row), measurements[row.name])
     print_judgements(judgements)
+    print_instructions(counted)
     if options.report:
-        write_table(options.report, measurements, judgements)
+        write_table(options.report, measurements, judgements, counted)
     if options.plot:
         write_plot(options.plot, measurements)
     for problem in problems:

@@ -12,26 +12,16 @@ from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 
+from instructions import Ratios
 from judging import Judgement, added, cpu
 from measuring import Cycle, Measurement
-from variants import (
-    BARE,
-    METRICS,
-    METRICS_FLOOR,
-    NO_SDK,
-    RECORDING,
-    RECORDING_FLOOR,
-    SAMPLED_OUT,
-    SAMPLED_OUT_FLOOR,
-)
+from variants import BARE, NO_SDK, PAIRS
 
 BEGIN = "<!-- results: written by tests/benchmarks --report -->"
 END = "<!-- end of results -->"
 
 Measurements = Mapping[str, Measurement]
 """The measurement of each row, by its name."""
-
-_PAIRS = ((SAMPLED_OUT, SAMPLED_OUT_FLOOR), (RECORDING, RECORDING_FLOOR), (METRICS, METRICS_FLOOR))
 
 
 def print_row(name: str, cycles: Sequence[Cycle]) -> None:
@@ -40,7 +30,7 @@ def print_row(name: str, cycles: Sequence[Cycle]) -> None:
     print(f"  {BARE.name:20} {cpu(cycles, BARE):8.2f}")
     if NO_SDK in cycles[0]:
         print(f"  {NO_SDK.name:20} {cpu(cycles, NO_SDK):8.2f}  added {added(cycles, NO_SDK):8.2f}")
-    for variant, floor in _PAIRS:
+    for variant, floor in PAIRS:
         if variant not in cycles[0]:
             continue
         ours, least = added(cycles, variant), added(cycles, floor)
@@ -61,13 +51,23 @@ def print_judgements(judgements: Iterable[Judgement]) -> None:
         )
 
 
-def write_table(file: Path, measurements: Measurements, judgements: Iterable[Judgement]) -> None:
+def print_instructions(instructions: Mapping[str, Ratios]) -> None:
+    """Prints how many times the floor's instructions each row adds."""
+    print("\nPython's instructions added, over the floor's")
+    for name, ratios in instructions.items():
+        print(f"  {name:15}", *(f" {variant.name} {ratio:.2f}" for variant, ratio in ratios.items()))
+
+
+def write_table(
+    file: Path, measurements: Measurements, judgements: Iterable[Judgement], instructions: Mapping[str, Ratios]
+) -> None:
     """Writes the tables into a Markdown page, between its two markers.
 
     Args:
         file: The page.
         measurements: What was measured.
         judgements: How the targets came out.
+        instructions: What each row's instructions were over the floor's.
 
     Raises:
         ValueError: The page lacks the markers.
@@ -77,7 +77,8 @@ def write_table(file: Path, measurements: Measurements, judgements: Iterable[Jud
         raise ValueError(f"{file} has no line {BEGIN} with a line {END} after it")
     before, rest = text.split(BEGIN, 1)
     after = rest.split(END, 1)[1]
-    lines = [_circumstances(measurements), "", *_time_table(measurements), "", *_target_table(judgements)]
+    tables = (_time_table(measurements), _target_table(judgements), _instruction_table(instructions))
+    lines = [_circumstances(measurements), *chain.from_iterable(("", *table) for table in tables)]
     file.write_text(f"{before}{BEGIN}\n\n" + "\n".join(lines) + f"\n\n{END}{after}", encoding="utf-8")
 
 
@@ -101,17 +102,17 @@ def _processor() -> str:
 
 
 def _time_table(measurements: Measurements) -> list[str]:
-    pairs = [f"+ {variant.name} / floor's = ratio" for variant, _ in _PAIRS]
+    pairs = [f"+ {variant.name} / floor's = ratio" for variant, _ in PAIRS]
     lines = [
         "| us per operation | " + " | ".join([BARE.name, f"+ {NO_SDK.name}", *pairs]) + " |",
-        "|---|" + "--:|" * (2 + len(_PAIRS)),
+        "|---|" + "--:|" * (2 + len(PAIRS)),
     ]
     for name, measurement in measurements.items():
         cycles = list(chain.from_iterable(measurement))
         if NO_SDK not in cycles[0]:
             continue  # a row of its own kind, which the targets tell all about
         cells = [f"{cpu(cycles, BARE):.2f}", f"{added(cycles, NO_SDK):.2f}"]
-        for variant, floor in _PAIRS:
+        for variant, floor in PAIRS:
             ours, least = added(cycles, variant), added(cycles, floor)
             cells.append(f"{ours:.1f} / {least:.1f} = {ours / least:.2f}")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
@@ -133,14 +134,25 @@ def _target_table(judgements: Iterable[Judgement]) -> list[str]:
     return lines
 
 
+def _instruction_table(instructions: Mapping[str, Ratios]) -> list[str]:
+    lines = [
+        "| instructions added, over the floor's | " + " | ".join(variant.name for variant, _ in PAIRS) + " |",
+        "|---|" + "--:|" * len(PAIRS),
+    ]
+    for name, ratios in instructions.items():
+        cells = (f"{ratios[variant]:.2f}" if variant in ratios else "" for variant, _ in PAIRS)
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return lines
+
+
 def write_plot(file: Path, measurements: Measurements) -> None:
     """Draws what recording with metrics adds in each row, beside the floor; the file's ending says in which format."""
     from matplotlib import pyplot, rcParams  # noqa: PLC0415 (only here is it needed)
 
     rcParams["svg.hashsalt"] = "benchmarks"  # the same file for the same numbers
-    figure, axes = pyplot.subplots(1, len(_PAIRS), figsize=(11, 4), sharey=True, layout="constrained")
+    figure, axes = pyplot.subplots(1, len(PAIRS), figsize=(11, 4), sharey=True, layout="constrained")
     names = [name for name, measurement in measurements.items() if NO_SDK in measurement[0][0]]
-    for axis, (variant, floor) in zip(axes, _PAIRS, strict=True):
+    for axis, (variant, floor) in zip(axes, PAIRS, strict=True):
         for number, name in enumerate(names):
             cycles = list(chain.from_iterable(measurements[name]))
             per_message = 100 if name.startswith("fetch(100)") else 1

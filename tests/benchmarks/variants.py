@@ -69,6 +69,9 @@ VARIANTS = (
     METRICS_FLOOR,
 )
 
+PAIRS = ((SAMPLED_OUT, SAMPLED_OUT_FLOOR), (RECORDING, RECORDING_FLOOR), (METRICS, METRICS_FLOOR))
+"""The variants that have a floor, each with its floor."""
+
 
 @dataclass(frozen=True)
 class Floor:
