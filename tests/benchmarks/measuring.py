@@ -44,24 +44,27 @@ Measurement = Sequence[Sequence[Cycle]]
 """The cycles of every repeat."""
 
 
-_STEADY = 1.05
+_STEADY = 1.03
 """A round counts if the machine's speed after it differs from that before it by no more than this factor."""
 
 _ATTEMPTS = 8
 """Rounds after which the last one counts all the same."""
 
 
-def _yardstick() -> float:
-    """Does a piece of work that never changes; returns the time of this thread that it took, in nanoseconds."""
-    started = thread_time_ns()
+def _yardstick() -> int:
+    """Does a piece of work that never changes; returns the least time of this thread that it took, in nanoseconds."""
+    times: list[int] = []
     attributes = {f"attribute.{number}": number for number in range(12)}
-    for number in range(4000):
-        copied = attributes.copy()
-        copied[f"other.{number}"] = number
-    return thread_time_ns() - started
+    for _ in range(5):
+        started = thread_time_ns()
+        for number in range(2000):
+            copied = attributes.copy()
+            copied[f"other.{number}"] = number
+        times.append(thread_time_ns() - started)
+    return min(times)
 
 
-_AT_FIRST = min(_yardstick() for _ in range(50))
+_AT_FIRST = min(_yardstick() for _ in range(20))
 
 
 class Bench:
@@ -117,7 +120,7 @@ async def run_round(row: Row, variant: Variant, providers: Providers, operations
     return Sample(sample.cpu * speed, sample.wall * speed)
 
 
-async def _time(row: Row, variant: Variant, providers: Providers, operations: int) -> tuple[Sample, float, float]:
+async def _time(row: Row, variant: Variant, providers: Providers, operations: int) -> tuple[Sample, int, int]:
     """Times a row once, as it is, with the yardsticks before and after."""
     # Some operations before the timed ones: what `instrument()` made anew is filled, and the code is warm.
     warm_up = max(1, operations // 50)
