@@ -22,6 +22,7 @@ from variants import Providers, Variant
 from opentelemetry.context import Context, attach, detach
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
 from support.server import NatsServer
+from support.yardstick import yardstick
 
 
 class Sample(NamedTuple):
@@ -51,20 +52,12 @@ _ATTEMPTS = 8
 """Rounds after which the last one counts all the same."""
 
 
-def _yardstick() -> int:
-    """Does a piece of work that never changes; returns the least time of this thread that it took, in nanoseconds."""
-    times: list[int] = []
-    attributes = {f"attribute.{number}": number for number in range(12)}
-    for _ in range(5):
-        started = thread_time_ns()
-        for number in range(2000):
-            copied = attributes.copy()
-            copied[f"other.{number}"] = number
-        times.append(thread_time_ns() - started)
-    return min(times)
+def _unit() -> float:
+    """Returns the least time that the yardstick took of some, in seconds."""
+    return min(yardstick() for _ in range(10))
 
 
-_AT_FIRST = min(_yardstick() for _ in range(20))
+_AT_FIRST = min(_unit() for _ in range(20))
 
 
 class Bench:
@@ -120,7 +113,7 @@ async def run_round(row: Row, variant: Variant, providers: Providers, operations
     return Sample(sample.cpu * speed, sample.wall * speed)
 
 
-async def _time(row: Row, variant: Variant, providers: Providers, operations: int) -> tuple[Sample, int, int]:
+async def _time(row: Row, variant: Variant, providers: Providers, operations: int) -> tuple[Sample, float, float]:
     """Times a row once, as it is, with the yardsticks before and after."""
     # Some operations before the timed ones: what `instrument()` made anew is filled, and the code is warm.
     warm_up = max(1, operations // 50)
@@ -131,11 +124,11 @@ async def _time(row: Row, variant: Variant, providers: Providers, operations: in
             await row.run(warm_up, floor)
             providers.flush()
             gc.disable()
-            before = _yardstick()
+            before = _unit()
             wall, cpu = perf_counter_ns(), thread_time_ns()
             await row.run(operations, floor)
             cpu, wall = thread_time_ns() - cpu, perf_counter_ns() - wall
-            after = _yardstick()
+            after = _unit()
         finally:
             gc.enable()
             detach(token)
