@@ -146,7 +146,7 @@ class Channel:
         series: Its metrics.
         excluded: Whether the user excluded the subject: no spans, no metrics.
         carries_context: Whether a message sent may be given trace headers.
-        counts_at_end: How many messages to count when an operation is over.
+        counts_at_end: Whether the message counts when an operation is over.
         shared: Whether it is that of all subjects with its template, so that each message brings its own.
     """
 
@@ -174,7 +174,7 @@ class Channel:
         self.series = series
         self.excluded = False
         self.carries_context = True
-        self.counts_at_end = 1 if operation.counts_at_end else 0
+        self.counts_at_end = operation.counts_at_end
         self.shared = False
 
 

@@ -263,25 +263,19 @@ class Telemetry:
     # -- sending ------------------------------------------------------------------------------------------------------
 
     def start_send(
-        self, channel: Channel, headers: Any, size: int | None, parent: Context, extra: Attributes | None = None
+        self, channel: Channel, attributes: Attributes, parent: Context, headers: Any = None
     ) -> ActiveOperation:
         """Starts the span of an operation that sends a message.
 
         Args:
             channel: What is sent where.
-            headers: The headers that the caller gave, of any type.
-            size: Size of the payload in bytes; None where that is not known.
+            attributes: The span's; those of the headers are added.
             parent: The context that holds the parent.
-            extra: What the span has besides.
+            headers: The headers that the caller gave, of any type.
 
         Returns:
             The operation; its `context` is what the message carries.
         """
-        attributes = channel.attributes.copy()
-        if extra:
-            attributes.update(extra)
-        if size is not None:
-            attributes[_BODY_SIZE] = size
         kind, links = channel.kind, None
         if headers:
             try:
@@ -296,7 +290,10 @@ class Telemetry:
         except Exception:  # of a sampler, an id generator, a span processor
             _faults.report("starting a span")
             span = INVALID_SPAN
-        return ActiveOperation(self, channel, span, trace.set_span_in_context(span, parent), links is None)
+        operation = ActiveOperation(channel, span, trace.set_span_in_context(span, parent))
+        if links is not None or not channel.carries_context:
+            operation.injects = False
+        return operation
 
     def _read_outgoing_headers(self, headers: Any, parent: Context, attributes: Attributes) -> SpanContext | None:
         if self._captures_headers:
@@ -646,7 +643,8 @@ class Telemetry:
                         span.set_status(Status(StatusCode.ERROR, failure.description))
                         if not failure.expected and isinstance(error, BaseException):
                             span.record_exception(error)
-                series.count += channel.counts_at_end
+                if channel.counts_at_end:
+                    series.count += 1
                 if metrics.on or (metrics.waiting and _METRICS["_METER_PROVIDER"] is not None and metrics.resolve()):
                     histogram = metrics.process_duration if channel.operation is PROCESS else metrics.operation_duration
                     histogram.record((perf_counter_ns() - started) / 1e9, series.attributes, context)
@@ -680,10 +678,13 @@ class Telemetry:
 class ActiveOperation(Call):
     """A send whose span is open, and the mark for what nats-py calls inside.
 
-    Attributes:
-        telemetry: What it belongs to.
+    Args:
+        channel: What is sent where.
         span: Its span.
-        attributes: What became known since the span was started; to be added to.
+        context: The context with it.
+
+    Attributes:
+        span: Its span.
         shown: Whether the hook has seen the message: one call may publish twice (a KV create over a tombstone).
     """
 
@@ -692,34 +693,21 @@ class ActiveOperation(Call):
     context: Context
     follows = "publish"
     shown: bool = False
-    _ended: bool = False
 
-    def __init__(self, telemetry: Telemetry, channel: Channel, span: Span, context: Context, injects: bool) -> None:
+    def __init__(self, channel: Channel, span: Span, context: Context) -> None:
         self.context = context  # pyright: ignore[reportIncompatibleVariableOverride] (it always has one)
-        self.telemetry = telemetry
         self.channel = channel  # pyright: ignore[reportIncompatibleVariableOverride]
         self.span = span
-        self.attributes: Attributes = {}
-        self.injects = injects
         self._started = perf_counter_ns()
 
     def end(self, error: BaseException | Failure | None = None) -> None:
-        """Ends the operation; a second time does nothing.
+        """Ends the operation.
 
         Args:
             error: What it failed with, if it did; being cancelled is no failure.
         """
-        if not self._ended:
-            self._ended = True
-            span = self.span
-            attributes = self.attributes
-            if attributes:
-                if len(attributes) > _FEW:
-                    span.set_attributes(attributes)
-                else:
-                    for name, value in attributes.items():
-                        span.set_attribute(name, value)
-            self.telemetry.end(self.channel, span, self.context, self._started, error)
+        channel = self.channel
+        channel.connection.telemetry.end(channel, self.span, self.context, self._started, error)
 
 
 class Delivery:
@@ -845,10 +833,8 @@ class Observation(Call):
         except Exception:
             _faults.report("starting a span")
             return INVALID_SPAN
-        hook = telemetry.options.consume_hook
-        if hook is not None or telemetry.metrics.on:
+        if telemetry.metrics.on or telemetry.options.consume_hook is not None:
             context = trace.set_span_in_context(span, context)
-        if hook is not None:
             telemetry.run_consume_hook(span, context, messages)
         telemetry.end(channel, span, context, self._started, error)
         return span
@@ -888,6 +874,7 @@ class ObservedCall(Observation):
     """
 
     recorded = True
+    channel: Channel
     follows = "get_msg"
 
     def __init__(self, telemetry: Telemetry, parent: Context, channel: Channel) -> None:
@@ -895,31 +882,19 @@ class ObservedCall(Observation):
         self.parent = parent
         self._started = perf_counter_ns()
         self._started_at = time_ns()
-        self._channel = channel
+        self.channel = channel  # pyright: ignore[reportIncompatibleVariableOverride]
         self.attributes = channel.attributes.copy()
 
-    def finish(self, error: BaseException | Failure | None, links: bool = False, messages: Sequence[Any] = ()) -> None:
-        """Ends the call.
-
-        Args:
-            error: What it failed with, if it did.
-            links: Whether to link to the writers of the stored messages that were read inside.
-            messages: What was received, for the user's hook.
-        """
-        writers = self.telemetry.stored_links(self.stored) if links and self.stored else ()
-        self.end(self._channel, self.attributes, writers, error, messages)
-
-
-_FEW = 2
-"""Attributes that the SDK sets faster one by one than all at once: 1 us for one, 0.5 us for two."""
 
 _ROOMY = 65536
 """Bytes beyond which nobody's headers are measured."""
 
 
-def size_of(payload: Any) -> int | None:
-    """Returns the size of a payload; None for what has no length, which nats-py will refuse."""
+def attributes_with(channel: Channel, payload: Any) -> Attributes:
+    """Returns the attributes of a channel's span, and the size of a payload; nats-py will refuse one without."""
+    attributes = channel.attributes.copy()
     try:
-        return len(payload)
+        attributes[_BODY_SIZE] = len(payload)
     except TypeError:
-        return None
+        pass
+    return attributes

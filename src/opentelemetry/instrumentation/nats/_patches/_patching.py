@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from wrapt import FunctionWrapper
 
-from opentelemetry.instrumentation.nats._calls import Call, get_mark, task_of
+from opentelemetry.instrumentation.nats._calls import get_mark, task_of
 from opentelemetry.instrumentation.nats._telemetry import Telemetry
 
 Wrapper = Callable[[Telemetry, Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], Any]
@@ -25,14 +25,9 @@ Make = Callable[[Telemetry, Callable[..., Any], Callable[[Any], Callable[..., An
 nats-py's own function, and how to find what nats-py would find: to be asked inside of another call."""
 
 
-Inner = Callable[..., Any]
-"""What runs instead of a method inside of a call of the user's that follows it: called with the telemetry, nats-py's
-own function, that call, and the method's arguments."""
-
-
-def own(_: Telemetry, original: Callable[..., Any], __: Call, instance: Any, /, *args: Any, **kwargs: Any) -> Any:
-    """Runs nats-py's own: the `Inner` of a method that no call follows."""
-    return original(instance, *args, **kwargs)
+MakeInner = Callable[[Telemetry, Callable[..., Any]], Callable[..., Any]]
+"""Makes what runs instead of a method inside of a call of the user's that follows it, with the same arguments. Given
+are the telemetry and nats-py's own function."""
 
 
 def _listens(telemetry: Telemetry) -> bool:
@@ -44,12 +39,13 @@ class Replaced(NamedTuple):
 
     Attributes:
         make: Makes what runs instead.
-        inner: What runs instead inside of a call of the user's that follows the method.
+        make_inner: Makes what runs instead inside of a call of the user's that follows the method; None where no call
+            does.
         wanted: Tells whether ours is to run although nobody listens at the moment.
     """
 
     make: Make
-    inner: Inner = own
+    make_inner: MakeInner | None = None
     wanted: Callable[[Telemetry], bool] = _listens
 
 
@@ -122,8 +118,8 @@ def _method(telemetry: Telemetry, name: str, replaced: Replaced, original: Any) 
         return method.__get__(instance)
 
     function = original if type(original) is FunctionType else partial(_bind_and_call, original)
-    inner = partial(replaced.inner, telemetry, function)
-    followed = None if replaced.inner is own else name
+    inner = function if replaced.make_inner is None else replaced.make_inner(telemetry, function)
+    followed = None if replaced.make_inner is None else name
     ours = wraps(original)(replaced.make(telemetry, function, find))
     wanted = replaced.wanted
 
@@ -140,7 +136,7 @@ def _method(telemetry: Telemetry, name: str, replaced: Replaced, original: Any) 
                 and mark.thread == get_ident()
                 and mark.task == id(task_of(mark.loop))
             ):
-                return partial(inner, call, instance) if call.follows == followed else MethodType(function, instance)
+                return MethodType(inner if call.follows == followed else function, instance)
             return MethodType(ours if telemetry.listening or wanted(telemetry) else function, instance)
 
     def call_unbound(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

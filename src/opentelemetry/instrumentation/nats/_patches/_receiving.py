@@ -16,7 +16,7 @@ from opentelemetry.instrumentation.nats._attributes import is_status
 from opentelemetry.instrumentation.nats._calls import current_call, own_mark
 from opentelemetry.instrumentation.nats._connection import RECEIVE, Source
 from opentelemetry.instrumentation.nats._patches._handing_over import Describe
-from opentelemetry.instrumentation.nats._patches._patching import Inner, Replaced, own
+from opentelemetry.instrumentation.nats._patches._patching import MakeInner, Replaced
 from opentelemetry.instrumentation.nats._telemetry import Observation, Telemetry, suppressed
 
 # What `updates` returns once its watcher is stopped; older releases of nats-py have no such thing.
@@ -32,7 +32,7 @@ def receiving(
     describe: Describe | None = None,
     *,
     marks: bool = False,
-    inner: Inner = own,
+    make_inner: MakeInner | None = None,
 ) -> Replaced:
     """Traces a method that waits for one message; waiting in vain is no error and makes no span.
 
@@ -40,7 +40,7 @@ def receiving(
         source_of: Finds where the message comes from.
         describe: Makes the attributes of what is no `Msg`.
         marks: Whether nats-py's method calls other public methods.
-        inner: What runs instead inside of a call that follows the method, see `Replaced`.
+        make_inner: Makes what runs instead inside of a call that follows the method, see `Replaced`.
     """
 
     def make(telemetry: Telemetry, original: Callable[..., Any], find: Callable[[Any], Any]) -> Callable[..., Any]:
@@ -79,4 +79,4 @@ def receiving(
 
         return receive
 
-    return Replaced(make, inner)
+    return Replaced(make, make_inner)

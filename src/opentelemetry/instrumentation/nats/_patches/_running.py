@@ -12,16 +12,15 @@ from typing import Any
 
 from opentelemetry.context import get_current
 from opentelemetry.instrumentation.nats import _faults
-from opentelemetry.instrumentation.nats._attributes import Attributes
 from opentelemetry.instrumentation.nats._calls import API_PREFIX, Call, current_call, own_mark
 from opentelemetry.instrumentation.nats._connection import REQUEST
-from opentelemetry.instrumentation.nats._patches._patching import Inner, Replaced, Rows, own
+from opentelemetry.instrumentation.nats._patches._patching import MakeInner, Replaced, Rows
 from opentelemetry.instrumentation.nats._telemetry import ActiveOperation, Failure, ObservedCall, Telemetry, suppressed
 from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
 
-Answer = Callable[[Any, Call, Attributes], "Failure | None"]
-"""Reads the result of a call (and what was found out inside) into the attributes; returns a failure that is no
-exception."""
+Answer = Callable[[Any, Any], "Failure | None"]
+"""Given the result of a call and the operation, writes what they tell (and what was found out inside) into the span of
+an `ActiveOperation` or the attributes of an `ObservedCall`; returns a failure that is no exception."""
 
 Consumed = Callable[[Any], Sequence[Any]]
 """Finds in the result of a call what the application has consumed by it: messages, entries, infos of objects."""
@@ -112,16 +111,20 @@ Failed = Callable[[Any, BaseException], None]
 
 
 def running(
-    start: Start, succeeded: Succeeded, failed: Failed, answer: Answer | None = None, inner: Inner = own
+    start: Start,
+    failed: Failed,
+    succeeded: Succeeded | None = None,
+    answer: Answer | None = None,
+    make_inner: MakeInner | None = None,
 ) -> Replaced:
     """Runs a method as a user's call.
 
     Args:
         start: Starts the operation; called when the coroutine is awaited, which may be later than it is made.
-        succeeded: Records that it is over.
         failed: Records the exception.
+        succeeded: Records that it is over; None to end the operation.
         answer: Reads the result.
-        inner: What runs instead inside of a call that follows the method, see `Replaced`.
+        make_inner: Makes what runs instead inside of a call that follows the method, see `Replaced`.
     """
 
     def make(telemetry: Telemetry, original: Callable[..., Any], find: Callable[[Any], Any]) -> Callable[..., Any]:
@@ -149,15 +152,18 @@ def running(
                 failure = None
                 if answer is not None:
                     try:
-                        failure = answer(result, call, call.attributes)
+                        failure = answer(result, call)
                     except Exception:
                         _faults.report("reading an answer")
-                succeeded(call, failure, instance, result)
+                if succeeded is None:
+                    call.end(failure)
+                else:
+                    succeeded(call, failure, instance, result)
             return result
 
         return run
 
-    return Replaced(make, inner)
+    return Replaced(make, make_inner)
 
 
 def sending(start: Start, answer: Answer | None = None) -> Replaced:
@@ -167,18 +173,14 @@ def sending(start: Start, answer: Answer | None = None) -> Replaced:
         start: Starts the operation.
         answer: Reads the result.
     """
-    return running(start, _sent, not_sent, answer)
-
-
-def _sent(operation: ActiveOperation, failure: Failure | None, _: Any, __: Any) -> None:
-    operation.end(failure)
+    return running(start, not_sent, None, answer)
 
 
 def not_sent(operation: ActiveOperation, error: BaseException) -> None:
     """Records what a send has failed with."""
     # Also where no answer came: it finds the other half of a request that timed out.
     if operation.reply and operation.channel.operation is REQUEST:
-        operation.attributes[messaging.MESSAGING_MESSAGE_CONVERSATION_ID] = operation.reply
+        operation.span.set_attribute(messaging.MESSAGING_MESSAGE_CONVERSATION_ID, operation.reply)
     operation.end(error)
 
 
@@ -189,7 +191,7 @@ def observing(
     absent: tuple[type[BaseException], ...] = (),
     links: bool = False,
     consumed: Consumed | None = None,
-    inner: Inner = own,
+    make_inner: MakeInner | None = None,
 ) -> Replaced:
     """Traces a method whose span is made when it is over.
 
@@ -199,19 +201,23 @@ def observing(
         absent: The exceptions that say that what was looked for does not exist.
         links: Whether to link to the writers of what is read inside.
         consumed: Finds what the consume hook is to see.
-        inner: What runs instead inside of a call that follows the method, see `Replaced`.
+        make_inner: Makes what runs instead inside of a call that follows the method, see `Replaced`.
     """
 
-    def observed(call: ObservedCall, failure: Failure | None, _: Any, result: Any) -> None:
-        call.finish(failure, links, consumed(result) if consumed else ())
+    def observed(
+        call: ObservedCall, failure: BaseException | Failure | None, _: Any = None, result: Any = None
+    ) -> None:
+        writers = call.telemetry.stored_links(call.stored) if links and call.stored else ()
+        consumed_by_it = () if consumed is None or result is None else consumed(result)
+        call.end(call.channel, call.attributes, writers, failure, consumed_by_it)
 
     def failed(call: ObservedCall, error: BaseException) -> None:
         none = isinstance(error, absent)
         if none and getattr(error, "entry", None) is None:
             call.stored = ()  # nats-py has found something, but not what it was asked for
-        call.finish(None if none else error, links)
+        observed(call, None if none else error)
 
-    return running(start, observed, failed, answer, inner)
+    return running(start, failed, observed, answer, make_inner)
 
 
 def _not_started(

@@ -17,7 +17,7 @@ from opentelemetry.context import Context, get_current
 from opentelemetry.instrumentation.nats import _attributes as names
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._attributes import Attributes
-from opentelemetry.instrumentation.nats._calls import Call, current_call, outside
+from opentelemetry.instrumentation.nats._calls import Call, current_call, get_mark, outside
 from opentelemetry.instrumentation.nats._connection import REQUEST, Operation
 from opentelemetry.instrumentation.nats._patches._errors import error_type
 from opentelemetry.instrumentation.nats._patches._patching import Patch, Replaced, Rows
@@ -29,9 +29,9 @@ from opentelemetry.instrumentation.nats._telemetry import (
     Observation,
     ObservedCall,
     Telemetry,
+    attributes_with,
     delivery_of,
     handled_reply,
-    size_of,
     suppressed,
 )
 from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
@@ -129,11 +129,13 @@ def _make_publish(telemetry: Telemetry, original: Callable[..., Any], find: Call
             else:
                 channel = connection.publish_channel(subject)
             if not channel.excluded:
-                extra: Attributes | None = {messaging.MESSAGING_MESSAGE_CONVERSATION_ID: reply} if reply else None
+                attributes = channel.attributes.copy()
+                attributes[messaging.MESSAGING_MESSAGE_BODY_SIZE] = size
+                if reply:
+                    attributes[messaging.MESSAGING_MESSAGE_CONVERSATION_ID] = reply
                 if channel.shared:
-                    extra = extra or {}
-                    extra[messaging.MESSAGING_DESTINATION_NAME] = subject
-                operation = telemetry.start_send(channel, headers, size, context, extra)
+                    attributes[messaging.MESSAGING_DESTINATION_NAME] = subject
+                operation = telemetry.start_send(channel, attributes, context, headers)
                 context = operation.context
             if channel.carries_context and (operation is None or operation.injects):
                 headers = telemetry.inject(connection, context, size, headers)
@@ -153,38 +155,45 @@ def _make_publish(telemetry: Telemetry, original: Callable[..., Any], find: Call
     return publish
 
 
-def _inner_publish(
-    telemetry: Telemetry,
-    original: Callable[..., Any],
-    call: Call,
-    client: Any,
-    /,
-    subject: str,
-    payload: bytes = b"",
-    reply: str = "",
-    headers: Any = None,
-    *rest: Any,
-    **others: Any,
-) -> Any:
-    """Publishes what one of nats-py's own methods publishes in the course of a user's call."""
-    call.reply = reply
-    context = call.context
-    if context is None or subject.startswith(call.api_prefix):
-        return original(client, subject, payload, reply, headers, *rest, **others)
-    try:
-        size = len(payload)
-    except TypeError:
-        return original(client, subject, payload, reply, headers, *rest, **others)  # which says so in its own words
-    try:
-        if call.injects and telemetry.carries_context(subject):
-            connection = telemetry.connection(client) if call.channel is None else call.channel.connection
-            headers = telemetry.inject(connection, context, size, headers)
-        if telemetry.options.publish_hook is not None and isinstance(call, ActiveOperation) and not call.shown:
-            call.shown = True
-            telemetry.show(call, subject, reply, headers, size)
-    except Exception:
-        _faults.report("preparing a message")
-    return original(client, subject, payload, reply, headers, *rest, **others)
+def _make_inner_publish(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[..., Any]:
+    by_subject = bool(telemetry.options.propagation_excluded_subjects)
+    shows = telemetry.options.publish_hook is not None
+
+    def publish(
+        client: Any,
+        /,
+        subject: str,
+        payload: bytes = b"",
+        reply: str = "",
+        headers: Any = None,
+        *rest: Any,
+        **more: Any,
+    ) -> Any:
+        """Publishes what one of nats-py's own methods publishes in the course of a user's call."""
+        mark = get_mark()
+        call = None if mark is None else mark.call
+        if call is not None and (context := call.context) is not None:
+            call.reply = reply
+            if not subject.startswith(call.api_prefix):
+                try:
+                    size = len(payload)
+                except TypeError:
+                    return original(client, subject, payload, reply, headers)  # which says so in its own words
+                try:
+                    # Of a bucket's messages only the user's own patterns tell one subject from another.
+                    if call.injects and (not by_subject or telemetry.carries_context(subject)):
+                        connection = telemetry.connection(client) if call.channel is None else call.channel.connection
+                        headers = telemetry.inject(connection, context, size, headers)
+                    if shows and isinstance(call, ActiveOperation) and not call.shown:
+                        call.shown = True
+                        telemetry.show(call, subject, reply, headers, size)
+                except Exception:
+                    _faults.report("preparing a message")
+        if rest or more:
+            return original(client, subject, payload, reply, headers, *rest, **more)
+        return original(client, subject, payload, reply, headers)
+
+    return publish
 
 
 def _start_request(
@@ -204,35 +213,22 @@ def _start_request(
         return Call()
     channel = telemetry.channel(client, REQUEST, subject)
     if channel.excluded:
-        return Call(context)
+        return Call(context if channel.carries_context else None)
     # nats-py drops the headers of an old-style request.
-    return telemetry.start_send(channel, None if old_style else headers, size_of(payload), context)
+    return telemetry.start_send(channel, attributes_with(channel, payload), context, None if old_style else headers)
 
 
-def _request_answer(answer: Any, call: Call, attributes: Attributes) -> Failure | None:
-    attributes[names.RESPONSE_BODY_SIZE] = len(answer.data)
-    if call.reply:
-        attributes[messaging.MESSAGING_MESSAGE_CONVERSATION_ID] = call.reply
+def _request_answer(answer: Any, request: ActiveOperation) -> Failure | None:
+    span = request.span
+    span.set_attribute(names.RESPONSE_BODY_SIZE, len(answer.data))
+    if request.reply:
+        span.set_attribute(messaging.MESSAGING_MESSAGE_CONVERSATION_ID, request.reply)
     headers = answer.headers
-    return service_failure(headers, attributes) if headers else None
-
-
-def service_failure(headers: Any, attributes: Attributes) -> Failure | None:
-    """Reads the error of a micro service from the headers of its answer.
-
-    Args:
-        headers: The headers.
-        attributes: Given the error's attributes, if there is one.
-
-    Returns:
-        The failure, or None.
-    """
-    code = names.header(headers, names.SERVICE_ERROR_CODE_HEADER)
+    code = names.header(headers, names.SERVICE_ERROR_CODE_HEADER) if headers else None
     if code is None:
         return None
     description = names.header(headers, names.SERVICE_ERROR_HEADER) or ""
-    attributes[names.SERVICE_ERROR] = description
-    attributes[names.SERVICE_ERROR_CODE] = code
+    span.set_attributes({names.SERVICE_ERROR: description, names.SERVICE_ERROR_CODE: code})
     return Failure(code, True, description)
 
 
@@ -260,8 +256,11 @@ def start_reply(
     channel = telemetry.connection(message._client).reply_channel(message.reply)
     parent = telemetry.bound_parent(message)
     if channel.excluded:
-        return Call(parent)
-    return telemetry.start_send(channel, headers, size_of(data), parent, attributes)
+        return Call(parent if channel.carries_context else None)
+    all_attributes = attributes_with(channel, data)
+    if attributes:
+        all_attributes.update(attributes)
+    return telemetry.start_send(channel, all_attributes, parent, headers)
 
 
 def _start_settle(
@@ -346,7 +345,7 @@ async def _count_error(telemetry: Telemetry, client: Any, callback: Any, error: 
 ROWS: Rows = [
     (Client, "connect", _connect),
     (Client, "_process_connect_init", _process_connect_init),
-    (Client, "publish", Replaced(_make_publish, _inner_publish, _wants_publish)),
+    (Client, "publish", Replaced(_make_publish, _make_inner_publish, _wants_publish)),
     (Client, "request", sending(_start_request, _request_answer)),
     (Msg, "respond", sending(_start_respond)),
     *((Msg, name, observing(partial(_start_settle, operation))) for name, operation in _SETTLE.items()),

@@ -18,10 +18,10 @@ from opentelemetry.context import Context
 from opentelemetry.instrumentation.nats import _attributes as names
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._attributes import Attributes
-from opentelemetry.instrumentation.nats._calls import Call, own_mark
+from opentelemetry.instrumentation.nats._calls import Call, current_call, own_mark
 from opentelemetry.instrumentation.nats._connection import PUBLISH, RECEIVE, SOURCE, Connection, Operation, Source
 from opentelemetry.instrumentation.nats._patches._handing_over import FetchedMessages
-from opentelemetry.instrumentation.nats._patches._patching import Inner, Replaced, Rows, own
+from opentelemetry.instrumentation.nats._patches._patching import MakeInner, Replaced, Rows
 from opentelemetry.instrumentation.nats._patches._receiving import receiving
 from opentelemetry.instrumentation.nats._patches._running import (
     Arguments,
@@ -34,15 +34,15 @@ from opentelemetry.instrumentation.nats._patches._running import (
     the_result,
     traced,
 )
-from opentelemetry.instrumentation.nats._patches.subscription import inner_next_msg, without_wrapper
+from opentelemetry.instrumentation.nats._patches.subscription import make_inner_next_msg, without_wrapper
 from opentelemetry.instrumentation.nats._telemetry import (
     ActiveOperation,
     Failure,
     Observation,
     ObservedCall,
     Telemetry,
+    attributes_with,
     delivery_of,
-    size_of,
 )
 from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
 
@@ -73,22 +73,22 @@ def _start_publish(
         return Call()
     channel = telemetry.channel(js._nc, PUBLISH, subject)
     if channel.excluded:
-        return Call(context)
-    operation = telemetry.start_send(channel, headers, size_of(payload), context)
+        return Call(context if channel.carries_context else None)
+    operation = telemetry.start_send(channel, attributes_with(channel, payload), context, headers)
     if headers and hasattr(headers, "get") and names.header(headers, names.MESSAGE_ID_HEADER) is not None:
         operation.has_id = True
     return operation
 
 
-def _publish_answer(ack: Any, call: Call, attributes: Attributes) -> None:
-    attributes[names.JETSTREAM_STREAM] = ack.stream
-    attributes[names.JETSTREAM_SEQUENCE] = ack.seq
-    if not call.has_id:
+def _publish_answer(ack: Any, operation: ActiveOperation) -> None:
+    attributes: Attributes = {names.JETSTREAM_STREAM: ack.stream, names.JETSTREAM_SEQUENCE: ack.seq}
+    if not operation.has_id:
         attributes[messaging.MESSAGING_MESSAGE_ID] = f"{ack.stream}:{ack.seq}"
     if ack.duplicate:
         attributes[names.JETSTREAM_DUPLICATE] = True
     if ack.domain:
         attributes[names.JETSTREAM_DOMAIN] = ack.domain
+    operation.span.set_attributes(attributes)
 
 
 def _sent_asynchronously(operation: ActiveOperation, _: Failure | None, js: Any, future: Any) -> None:
@@ -126,7 +126,7 @@ class _Publishing:
         error = future._exception
         if error is None:
             try:
-                _publish_answer(future.result(), self.operation, self.operation.attributes)
+                _publish_answer(future.result(), self.operation)
             except Exception:
                 _faults.report("reading an ack")
         self.operation.end(error)
@@ -229,8 +229,8 @@ def _auto_ack_callback(
     return wrapped(handle)
 
 
-def _subscribe_answer(subscription: Any, _: Call, attributes: Attributes) -> None:
-    attributes.update(_consumer_attributes(subscription._stream, subscription._consumer))
+def _subscribe_answer(subscription: Any, call: ObservedCall) -> None:
+    call.attributes.update(_consumer_attributes(subscription._stream, subscription._consumer))
 
 
 def _consumer_attributes(stream: Any, consumer: Any) -> Attributes:
@@ -381,18 +381,22 @@ def _start_stored(
     return _on_stream(operation, telemetry, manager, context, stream_name)
 
 
-async def _inner_get_msg(
-    _: Telemetry, original: Callable[..., Any], call: Call, manager: Any, /, *args: Any, **kwargs: Any
-) -> Any:
-    """Notes what is read inside of another call, for a link to its writer."""
-    message = await original(manager, *args, **kwargs)
-    call.stored = (*call.stored, (message.headers, None))
-    return message
+def _make_inner_get_msg(_: Telemetry, original: Callable[..., Any]) -> Callable[..., Any]:
+    async def get_msg(manager: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Notes what is read inside of another call, for a link to its writer."""
+        message = await original(manager, *args, **kwargs)
+        call = current_call()
+        if call is not None:
+            call.stored = (*call.stored, (message.headers, None))
+        return message
+
+    return get_msg
 
 
-def _stored_answer(message: Any, call: Call, attributes: Attributes) -> None:
+def _stored_answer(message: Any, call: ObservedCall) -> None:
     if not call.stored:  # by `get_last_msg`
         call.stored = ((message.headers, None),)
+    attributes = call.attributes
     attributes[messaging.MESSAGING_MESSAGE_BODY_SIZE] = len(message.data or b"")
     if message.seq:
         attributes[names.JETSTREAM_SEQUENCE] = message.seq
@@ -401,12 +405,12 @@ def _stored_answer(message: Any, call: Call, attributes: Attributes) -> None:
         attributes[messaging.MESSAGING_MESSAGE_ID] = message_id
 
 
-def _added_consumer(info: Any, _: Call, attributes: Attributes) -> None:
-    attributes[names.JETSTREAM_CONSUMER] = info.name
+def _added_consumer(info: Any, call: ObservedCall) -> None:
+    call.attributes[names.JETSTREAM_CONSUMER] = info.name
 
 
-def _found_stream(name: Any, _: Call, attributes: Attributes) -> None:
-    attributes[names.JETSTREAM_STREAM] = name
+def _found_stream(name: Any, call: ObservedCall) -> None:
+    call.attributes[names.JETSTREAM_STREAM] = name
 
 
 _MANAGEMENT_ANSWERS = {"add_consumer": _added_consumer, "find_stream_name_by_subject": _found_stream}
@@ -432,8 +436,8 @@ _MANAGEMENT = (
 )
 
 
-def _reading(start: Start, inner: Inner = own) -> Replaced:
-    return observing(start, _stored_answer, links=True, consumed=the_result, inner=inner)
+def _reading(start: Start, make_inner: MakeInner | None = None) -> Replaced:
+    return observing(start, _stored_answer, links=True, consumed=the_result, make_inner=make_inner)
 
 
 async def _recreate_consumer(
@@ -450,7 +454,7 @@ async def _recreate_consumer(
 
 ROWS: Rows = [
     (JetStreamContext, "publish", sending(_start_publish, _publish_answer)),
-    (JetStreamContext, "publish_async", running(_start_publish, _sent_asynchronously, not_sent)),
+    (JetStreamContext, "publish_async", running(_start_publish, not_sent, _sent_asynchronously)),
     (JetStreamContext, "_handle_async_reply", _handle_async_reply),
     (Client, "_close", _close),
     *row(JetStreamContext, "subscribe", observing, partial(_start_subscribe, _push_source), _subscribe_answer),
@@ -458,7 +462,11 @@ ROWS: Rows = [
     *row(JetStreamContext, "pull_subscribe", observing, partial(_start_subscribe, _pull_source), _subscribe_answer),
     *row(JetStreamContext, "pull_subscribe_bind", observing, partial(_start_bind, _pull_bind_source)),
     (JetStreamContext, "_auto_ack_callback", _auto_ack_callback),
-    (JetStreamContext.PushSubscription, "next_msg", receiving(_source_of_core, marks=True, inner=inner_next_msg)),
+    (
+        JetStreamContext.PushSubscription,
+        "next_msg",
+        receiving(_source_of_core, marks=True, make_inner=make_inner_next_msg),
+    ),
     (JetStreamContext.PullSubscription, "fetch", Replaced(_make_fetch)),
     (JetStreamContext._JSI, "recreate_consumer", _recreate_consumer),  # pyright: ignore[reportPrivateUsage]
     *(
@@ -472,6 +480,6 @@ ROWS: Rows = [
             _MANAGEMENT_ANSWERS.get(name),
         )
     ),
-    (JetStreamManager, "get_msg", _reading(partial(_start_stored, Operation.read("get_msg")), _inner_get_msg)),
+    (JetStreamManager, "get_msg", _reading(partial(_start_stored, Operation.read("get_msg")), _make_inner_get_msg)),
     (JetStreamManager, "get_last_msg", _reading(partial(_start_stored, Operation.read("get_last_msg")))),
 ]

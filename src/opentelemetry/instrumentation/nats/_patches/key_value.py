@@ -30,11 +30,17 @@ from opentelemetry.instrumentation.nats._patches._running import (
     the_result,
 )
 from opentelemetry.instrumentation.nats._patches._watching import watcher_source, watcher_wrappers
-from opentelemetry.instrumentation.nats._telemetry import ObservedCall, Telemetry, delivery_of
+from opentelemetry.instrumentation.nats._telemetry import ActiveOperation, ObservedCall, Telemetry, delivery_of
 from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
 
 _PUT, _DELETE, _PURGE = "put", "delete", "purge"
 _OPERATIONS = {None: _PUT, "DEL": _DELETE, "PURGE": _PURGE}
+
+_WRITES = {
+    name: Operation.send(f"kv.{name}", attributes={names.KV_OPERATION: kv_operation})
+    for name, kv_operation in {"put": _PUT, "create": _PUT, "update": _PUT, "delete": _DELETE, "purge": _PURGE}.items()
+}
+_CREATE = _WRITES["create"]
 
 
 # -- one key ----------------------------------------------------------------------------------------------------------
@@ -46,14 +52,18 @@ def _start_write(
     if telemetry.excludes and telemetry.is_excluded(f"{kv._pre}{key}"):
         return Call(context, api_prefix(kv._js))
     channel = telemetry.channel(client_of(kv), operation, kv._name, resource=True)
-    send = telemetry.start_send(channel, None, None, context, {names.KV_KEY: key} if isinstance(key, str) else None)
-    send.api_prefix = api_prefix(kv._js)
-    return send
+    attributes = channel.attributes.copy()
+    if isinstance(key, str):
+        attributes[names.KV_KEY] = key
+    write = telemetry.start_send(channel, attributes, context)
+    if operation is _CREATE:  # it reads what is there when it has failed
+        write.api_prefix = api_prefix(kv._js)
+    return write
 
 
-def _written(revision: Any, _: Call, attributes: Attributes) -> None:
+def _written(revision: Any, write: ActiveOperation) -> None:
     if type(revision) is int:  # `delete` and `purge` return True, which is an int
-        attributes[names.KV_REVISION] = revision
+        write.span.set_attribute(names.KV_REVISION, revision)
 
 
 def _start_on_bucket(
@@ -80,7 +90,8 @@ def _start_on_bucket(
     return call
 
 
-def _got(entry: Any, _: Call, attributes: Attributes) -> None:
+def _got(entry: Any, call: ObservedCall) -> None:
+    attributes = call.attributes
     attributes[names.KV_OPERATION] = _PUT
     if entry.revision is not None:
         attributes[names.KV_REVISION] = entry.revision
@@ -89,7 +100,7 @@ def _got(entry: Any, _: Call, attributes: Attributes) -> None:
 # -- the bucket -------------------------------------------------------------------------------------------------------
 
 
-def listed(describe: Describe, entries: Any, call: Call, attributes: Attributes) -> None:
+def listed(describe: Describe, entries: Any, call: ObservedCall) -> None:
     """Reads a list of what is stored: how many, and who wrote what."""
     stored: list[tuple[Any, Attributes | None]] = []
     for entry in entries:
@@ -97,7 +108,7 @@ def listed(describe: Describe, entries: Any, call: Call, attributes: Attributes)
         if delivery is not None:
             stored.append((delivery.headers, describe(entry)))
     call.stored = stored  # and not what nats-py looked up to find the list
-    attributes[messaging.MESSAGING_BATCH_MESSAGE_COUNT] = len(entries)
+    call.attributes[messaging.MESSAGING_BATCH_MESSAGE_COUNT] = len(entries)
 
 
 def start_on_context(
@@ -135,22 +146,14 @@ def _describe(entry: Any) -> Attributes:
     return attributes
 
 
-_WRITES = {"put": _PUT, "create": _PUT, "update": _PUT, "delete": _DELETE, "purge": _PURGE}
 _OTHERS = ("status", "purge_deletes", "watch", "watchall")
-
-
-def _write(name: str, kv_operation: str) -> Operation:
-    return Operation.send(f"kv.{name}", attributes={names.KV_OPERATION: kv_operation})
 
 
 _LISTS: dict[str, Consumed | None] = {"keys": None, "history": tuple}
 _LISTED = partial(listed, _describe)
 
 ROWS: Rows = [
-    *(
-        (KeyValue, name, sending(partial(_start_write, _write(name, kv_operation)), _written))
-        for name, kv_operation in _WRITES.items()
-    ),
+    *((KeyValue, name, sending(partial(_start_write, operation), _written)) for name, operation in _WRITES.items()),
     (
         KeyValue,
         "get",

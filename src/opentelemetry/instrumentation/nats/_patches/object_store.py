@@ -33,7 +33,7 @@ from opentelemetry.instrumentation.nats._patches._running import (
 )
 from opentelemetry.instrumentation.nats._patches._watching import watcher_source, watcher_wrappers
 from opentelemetry.instrumentation.nats._patches.key_value import listed, start_on_context
-from opentelemetry.instrumentation.nats._telemetry import ObservedCall, Telemetry
+from opentelemetry.instrumentation.nats._telemetry import ActiveOperation, ObservedCall, Telemetry
 from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
 
 
@@ -51,13 +51,15 @@ def _describe(info: Any) -> Attributes:
     return attributes
 
 
-def _info_answer(result: Any, _: Call, attributes: Attributes) -> None:
-    # `put` and `get_info` return the info, `get` a result that has it, `delete` and `update_meta` nothing.
-    info = getattr(result, "info", result)
-    if info is not None:
-        described = _describe(info)
-        del described[names.OBJECT_NAME]  # behind a link it is another one than the call's, even in another store
-        attributes.update(described)
+def _written(info: Any, write: ActiveOperation) -> None:
+    if info is not None:  # `delete` and `update_meta` return nothing
+        write.span.set_attributes(_describe(info))
+
+
+def _read(result: Any, call: ObservedCall) -> None:
+    described = _describe(getattr(result, "info", result))  # `get_info` returns the info, `get` a result that has it
+    del described[names.OBJECT_NAME]  # behind a link it is another one than the call's, even in another store
+    call.attributes.update(described)
 
 
 def _infos(result: Any) -> Sequence[Any]:
@@ -78,8 +80,10 @@ def _start_write(
     if telemetry.is_excluded(_all(store)):
         return Call(context, _not_messages(store))
     channel = telemetry.channel(client_of(store), kind, store._name, resource=True)
-    attributes: Attributes = {names.OBJECT_NAME: name} if isinstance(name, str) else {}
-    operation = telemetry.start_send(channel, None, None, context, attributes)
+    attributes = channel.attributes.copy()
+    if isinstance(name, str):
+        attributes[names.OBJECT_NAME] = name
+    operation = telemetry.start_send(channel, attributes, context)
     operation.api_prefix = _not_messages(store)
     return operation
 
@@ -118,16 +122,14 @@ def _source_of(telemetry: Telemetry, watcher: Any) -> Source:
 _WRITES = ("put", "delete", "update_meta")
 _OTHERS = ("status", "seal", "watch")
 
-_reading = partial(observing, answer=_info_answer, links=True, consumed=_infos)
+_reading = partial(observing, answer=_read, links=True, consumed=_infos)
 _listing = partial(observing, answer=partial(listed, _describe), absent=(NotFoundError,), links=True, consumed=_infos)
 
 ROWS: Rows = [
     *(
         each
         for name in _WRITES
-        for each in row(
-            ObjectStore, name, sending, partial(_start_write, Operation.send(f"object.{name}")), _info_answer
-        )
+        for each in row(ObjectStore, name, sending, partial(_start_write, Operation.send(f"object.{name}")), _written)
     ),
     *(
         each

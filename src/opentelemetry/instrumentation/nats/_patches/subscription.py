@@ -14,7 +14,7 @@ from nats.aio.subscription import Subscription, _SubscriptionMessageIterator  # 
 
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._attributes import STATUS_HEADER, header, is_status
-from opentelemetry.instrumentation.nats._calls import Call, current_call
+from opentelemetry.instrumentation.nats._calls import current_call
 from opentelemetry.instrumentation.nats._connection import SOURCE, Source
 from opentelemetry.instrumentation.nats._patches._handing_over import MessageLoop, trace_callback
 from opentelemetry.instrumentation.nats._patches._patching import Rows
@@ -74,21 +74,22 @@ def _start(
     return result
 
 
-async def inner_next_msg(
-    _: Telemetry, original: Callable[..., Any], __: Call, subscription: Any, /, *args: Any, **kwargs: Any
-) -> Any:
-    """Notes why a fetch gets nothing, where the server says so."""
-    message = await original(subscription, *args, **kwargs)
-    if not is_status(message.headers, len(message.data)):
-        own: dict[str, Any] = subscription.__dict__
-        if getattr(own.get("next_msg"), "func", None) is inner_next_msg:
-            # The fetch has got something, so there is nothing to hear any more; that takes 1 us for each message.
-            own["next_msg"] = MethodType(original, subscription)
-    elif header(message.headers, STATUS_HEADER) == _CONFLICT:
-        call = current_call()  # two fetches at a time use the method that one of them has found
-        if call is not None:
-            call.refusal = header(message.headers, _DESCRIPTION_HEADER) or _CONFLICT
-    return message
+def make_inner_next_msg(_: Telemetry, original: Callable[..., Any]) -> Callable[..., Any]:
+    async def next_msg(subscription: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Notes why a fetch gets nothing, where the server says so."""
+        message = await original(subscription, *args, **kwargs)
+        if not is_status(message.headers, len(message.data)):
+            own: dict[str, Any] = subscription.__dict__
+            if getattr(own.get("next_msg"), "__func__", None) is next_msg:
+                # The fetch has got something, so there is nothing to hear any more; that takes 1 us for each message.
+                own["next_msg"] = MethodType(original, subscription)
+        elif header(message.headers, STATUS_HEADER) == _CONFLICT:
+            call = current_call()  # two fetches at a time use the method that one of them has found
+            if call is not None:
+                call.refusal = header(message.headers, _DESCRIPTION_HEADER) or _CONFLICT
+        return message
+
+    return next_msg
 
 
 @contextmanager
@@ -123,7 +124,7 @@ def _source_of_iterator(telemetry: Telemetry, iterator: Any) -> Source:
 
 ROWS: Rows = [
     (Subscription, "_start", _start),
-    (Subscription, "next_msg", receiving(Telemetry.source, inner=inner_next_msg)),
+    (Subscription, "next_msg", receiving(Telemetry.source, make_inner=make_inner_next_msg)),
     (_SubscriptionMessageIterator, "__aiter__", _aiter),
     (_SubscriptionMessageIterator, "__anext__", receiving(_source_of_iterator)),  # a step by hand; loops step past it
 ]
