@@ -26,10 +26,8 @@ from variants import VARIANTS, Providers
 
 from support.server import NatsServer
 
-ROUNDS = 15
-SMOKE_ROUNDS = 3
-SMOKE_SHARE = 4
-"""A short run has this many times fewer operations in a round."""
+ROUNDS = 25
+SMOKE_ROUNDS = 5
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -37,7 +35,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--rows", metavar="NAME,...", help=f"only these rows, of {', '.join(ROWS)}")
     parser.add_argument("--rounds", type=int, help=f"rounds of each variant in a repeat (default {ROUNDS})")
     parser.add_argument("--repeats", type=int, help=f"repeats of the measurement (default {REPEATS})")
-    parser.add_argument("--smoke", action="store_true", help="few, short rounds; only gross misses fail")
+    parser.add_argument("--smoke", action="store_true", help="few rounds; only gross misses fail")
     parser.add_argument("--report", type=Path, metavar="FILE.md", help="write the tables into this page")
     parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw a plot; needs matplotlib")
     parser.add_argument("--profile", nargs=2, metavar=("ROW", "VARIANT"), help="say where the time goes; nothing else")
@@ -92,10 +90,9 @@ async def measure(options: argparse.Namespace, bench: Bench, providers: Provider
     gc.freeze()  # what there is by now is not searched at every cycle's end
     for repeat in range(options.repeats):
         for row in rows:
-            operations = max(2, row.operations // SMOKE_SHARE) if options.smoke else row.operations
             if repeat == 0:
-                await run_cycle(row, providers, operations)  # its modules, its memory: not what is measured
-            cycles = [await run_cycle(row, providers, operations) for _ in range(options.rounds)]
+                await run_cycle(row, providers)  # its modules, its memory: not what is measured
+            cycles = [await run_cycle(row, providers) for _ in range(max(1, options.rounds // row.rarely))]
             measurements[row.name].append(cycles)
             print(".", end="", flush=True)
     print()

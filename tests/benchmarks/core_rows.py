@@ -30,7 +30,7 @@ class Publish(Row):
     """`nc.publish`; what it costs to write to the socket is left to nats-py's flusher, outside of the measurement."""
 
     name = "publish"
-    operations = 2000
+    operations = 400
     sends = True
 
     async def run(self, count: int, floor: Floor | None) -> None:
@@ -73,11 +73,21 @@ class Request(RoundTrips):
     """`nc.request`, answered by another process."""
 
     name = "request"
-    operations = 400
     sends = True
 
     async def open(self) -> None:
         self.subject = await self.bench.responder()
+
+    async def prepare(self, count: int, floor: Floor | None, sampled: bool) -> None:
+        self._attributes = {
+            **connection_attributes(self.nc),
+            "messaging.operation.name": "request",
+            "messaging.operation.type": "send",
+            "messaging.destination.name": self.subject,
+        }
+        self._labels = metric_attributes(self._attributes)
+        # What nats-py makes inside, and does not tell: one as long.
+        self._inbox = self.nc.new_inbox() + ".0123456789abcdefABCDEF"
 
     async def run_bare(self, count: int) -> None:
         nc, subject = self.nc, self.subject
@@ -87,16 +97,8 @@ class Request(RoundTrips):
     async def run_floor(self, count: int, floor: Floor) -> None:
         nc, subject = self.nc, self.subject
         tracer, duration = floor.tracer, floor.operation_duration
-        attributes = {
-            **connection_attributes(nc),
-            "messaging.operation.name": "request",
-            "messaging.operation.type": "send",
-            "messaging.destination.name": subject,
-        }
+        attributes, labels, inbox = self._attributes, self._labels, self._inbox
         name = f"request {subject}"
-        labels = metric_attributes(attributes)
-        # What nats-py makes inside, and does not tell: one as long.
-        inbox = nc.new_inbox() + ".0123456789abcdefABCDEF"
         for _ in range(count):
             started = perf_counter_ns()
             span = tracer.start_span(
@@ -168,7 +170,7 @@ class Callback(Row):
     """A subscription's callback; the messages wait in its queue when the measurement begins."""
 
     name = "callback"
-    operations = 1500
+    operations = 400
     headers = True
 
     async def prepare(self, count: int, floor: Floor | None, sampled: bool) -> None:
@@ -217,6 +219,8 @@ class Burst(Callback):
 
     name = "burst"
     operations = 10_000
+    warm_up = 400
+    rarely = 5
     variants = (BARE, METRICS, METRICS_FLOOR)
 
     async def _arrived(self, count: int) -> None:
@@ -226,7 +230,7 @@ class Burst(Callback):
 class _Queued(Row):
     """A subscription without a callback; the messages wait in its queue when the measurement begins."""
 
-    operations = 1000
+    operations = 300
     subscription: Subscription
 
     async def prepare(self, count: int, floor: Floor | None, sampled: bool) -> None:

@@ -22,7 +22,7 @@ from support.spans import connection_attributes
 from support.waiting import flush
 
 BATCH = 100
-BATCHES = 12
+_BATCHES = 4
 CONSUMER = "worker"
 
 
@@ -30,7 +30,6 @@ class JetStreamPublish(RoundTrips):
     """`js.publish`, with the server's answer."""
 
     name = "js.publish"
-    operations = 400
     sends = True
 
     _SUBJECT = "benchmark.stored.created"
@@ -41,6 +40,15 @@ class JetStreamPublish(RoundTrips):
             name="BENCHMARK-STORED", subjects=[self._SUBJECT], storage=StorageType.MEMORY, max_msgs=1000
         )
 
+    async def prepare(self, count: int, floor: Floor | None, sampled: bool) -> None:
+        self._attributes = {
+            **connection_attributes(self.nc),
+            "messaging.operation.name": "publish",
+            "messaging.operation.type": "send",
+            "messaging.destination.name": self._SUBJECT,
+        }
+        self._labels = metric_attributes(self._attributes)
+
     async def run_bare(self, count: int) -> None:
         js = self._js
         for _ in range(count):
@@ -48,14 +56,8 @@ class JetStreamPublish(RoundTrips):
 
     async def run_floor(self, count: int, floor: Floor) -> None:
         js, tracer, duration = self._js, floor.tracer, floor.operation_duration
-        attributes = {
-            **connection_attributes(self.nc),
-            "messaging.operation.name": "publish",
-            "messaging.operation.type": "send",
-            "messaging.destination.name": self._SUBJECT,
-        }
+        attributes, labels = self._attributes, self._labels
         name = f"publish {self._SUBJECT}"
-        labels = metric_attributes(attributes)
         for _ in range(count):
             started = perf_counter_ns()
             span = tracer.start_span(
@@ -83,12 +85,12 @@ class Fetch(Row):
     """`subscription.fetch(100)` from a durable consumer, of messages that their publishers traced."""
 
     name = "fetch(100)"
-    operations = BATCHES
+    operations = _BATCHES
 
     async def open(self) -> None:
         self._js = self.nc.jetstream()
         for sampled in (True, False):
-            stored = BATCH * (BATCHES + 2)
+            stored = BATCH * (2 * _BATCHES)
             stream, subject = _stored(sampled)
             try:
                 await self._js.stream_info(stream)
@@ -129,7 +131,7 @@ class FetchLoop(Fetch):
     """`for message in await subscription.fetch(100)`: the fetch, then 100 loop bodies."""
 
     name = "fetch(100)+for"
-    operations = BATCHES // 2
+    operations = _BATCHES // 2
 
     async def run(self, count: int, floor: Floor | None) -> None:
         if floor is not None:
@@ -248,8 +250,6 @@ def _message_attributes(message: Any) -> tuple[dict[str, Any], int]:
 
 
 class _KeyValueRow(RoundTrips):
-    operations = 400
-
     _BUCKET = "benchmark"
     _KEY = "orders.created"
 
@@ -257,13 +257,15 @@ class _KeyValueRow(RoundTrips):
         self._js = self.nc.jetstream()
         self._kv = await self._js.create_key_value(bucket=self._BUCKET, storage=StorageType.MEMORY)
 
-    def _attributes(self, name: str, operation_type: str) -> dict[str, Any]:
-        return {
+    async def prepare(self, count: int, floor: Floor | None, sampled: bool) -> None:
+        attributes = {
             **connection_attributes(self.nc),
-            "messaging.operation.name": name,
-            "messaging.operation.type": operation_type,
+            "messaging.operation.name": self.name,
+            "messaging.operation.type": "send" if self.name == "kv.put" else "receive",
             "messaging.destination.name": self._BUCKET,
         }
+        self._labels = metric_attributes(attributes)
+        self._attributes = {**attributes, "messaging.nats.kv.operation": "put"}
 
 
 class KeyValuePut(_KeyValueRow):
@@ -279,10 +281,8 @@ class KeyValuePut(_KeyValueRow):
 
     async def run_floor(self, count: int, floor: Floor) -> None:
         tracer, duration = floor.tracer, floor.operation_duration
-        attributes = self._attributes("kv.put", "send")
+        attributes, labels = self._attributes, self._labels
         name = f"kv.put {self._BUCKET}"
-        labels = metric_attributes(attributes)
-        attributes |= {"messaging.nats.kv.operation": "put"}
         publishing: Any = _WithHeaders(self._js)
         kv = KeyValue(self._kv._name, self._kv._stream, self._kv._pre, publishing, self._kv._direct)
         for _ in range(count):
@@ -332,10 +332,8 @@ class KeyValueGet(_KeyValueRow):
 
     async def run_floor(self, count: int, floor: Floor) -> None:
         kv, tracer, duration = self._kv, floor.tracer, floor.operation_duration
-        attributes = self._attributes("kv.get", "receive")
+        attributes, labels = self._attributes, self._labels
         name = f"kv.get {self._BUCKET}"
-        labels = metric_attributes(attributes)
-        attributes |= {"messaging.nats.kv.operation": "put"}
         # What is stored with the value, and not told by nats-py's `kv.get`.
         headers = self._headers
         for _ in range(count):

@@ -1,7 +1,10 @@
 # Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The targets, and when one counts as missed.
+"""What the rounds say, the targets, and when one counts as missed.
+
+A variant is compared with what ran in the same cycle, within less than a second. The machine may be half as fast in the
+next cycle, but not often within one, and the median of all cycles does not hear of those in which it was.
 
 The whole measurement is repeated. Each repeat gives a target one value, out of the medians of its rounds. If the true
 value were just at the limit, a repeat would be beyond it every second time: all of `REPEATS` are beyond it by chance
@@ -12,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import isnan, nan
+from itertools import chain
 from statistics import median
 
 from core_rows import Burst, CallbackWithoutHeaders, Publish
@@ -33,10 +36,9 @@ from variants import (
 REPEATS = 5
 
 _MISSED = "MISSED"
-_UNKNOWN = "too noisy to tell"
 
-SMOKE_FACTOR = 3
-"""A short run says little; beyond this many times its limit, a value says something all the same."""
+_GROSS = 2
+"""A short run says little; what takes so many times as long as it may says something all the same."""
 
 
 def cpu(cycles: Sequence[Cycle], variant: Variant) -> float:
@@ -44,20 +46,30 @@ def cpu(cycles: Sequence[Cycle], variant: Variant) -> float:
     return median(cycle[variant].cpu for cycle in cycles) / 1000
 
 
-def added(cycles: Sequence[Cycle], variant: Variant) -> float:
-    """Median of what a variant adds to the round without instrumentation in the same cycle, in us per operation."""
-    return median(cycle[variant].cpu - cycle[BARE].cpu for cycle in cycles) / 1000
+def relative(cycles: Sequence[Cycle], variant: Variant, reference: Variant) -> float:
+    """Time of an operation in one variant over that in another, of which it is known that it takes some."""
+    return median(cycle[variant].cpu / cycle[reference].cpu for cycle in cycles)
+
+
+def added(cycles: Sequence[Cycle], variant: Variant, reference: Variant) -> float:
+    """What a variant adds to an operation without instrumentation, in us.
+
+    Args:
+        cycles: The cycles.
+        variant: The variant.
+        reference: What it and the operation without instrumentation are compared with in each cycle.
+    """
+    return (relative(cycles, variant, reference) - relative(cycles, BARE, reference)) * cpu(cycles, reference)
 
 
 def added_ratio(cycles: Sequence[Cycle], variant: Variant, floor: Variant) -> float:
-    """What a variant adds, over what its floor adds; not a number where noise has swallowed the floor."""
-    least = added(cycles, floor)
-    return added(cycles, variant) / least if least > 0 else nan
+    """What a variant adds, over what its floor adds."""
+    return added(cycles, variant, floor) / added(cycles, floor, floor)
 
 
-def slowdown(cycles: Sequence[Cycle], variant: Variant, floor: Variant) -> float:
-    """Time that passes in a variant over the time that passes in its floor: the inverse of their throughputs."""
-    return median(cycle[variant].wall for cycle in cycles) / median(cycle[floor].wall for cycle in cycles)
+def throughput(cycles: Sequence[Cycle], variant: Variant, floor: Variant) -> float:
+    """Operations in a time that passes, over those of the floor."""
+    return median(cycle[floor].wall / cycle[variant].wall for cycle in cycles)
 
 
 @dataclass(frozen=True)
@@ -70,6 +82,7 @@ class Judgement:
         what: What is compared, with its unit.
         limit: The highest value that is good; the lowest if `higher_is_better`.
         values: One value for each repeat.
+        grossly_missed: Whether even a short run can tell that it is missed.
         higher_is_better: Whether the limit is one from below.
     """
 
@@ -78,6 +91,7 @@ class Judgement:
     what: str
     limit: float
     values: tuple[float, ...]
+    grossly_missed: bool
     higher_is_better: bool = False
 
     @property
@@ -87,20 +101,13 @@ class Judgement:
 
     @property
     def verdict(self) -> str:
-        if any(map(isnan, self.values)):
-            return _UNKNOWN
         if not self._beyond(self.value):
             return "met"
         return _MISSED if all(map(self._beyond, self.values)) else "not met, within noise"
 
     @property
     def missed(self) -> bool:
-        return self.verdict in (_MISSED, _UNKNOWN)
-
-    @property
-    def grossly_missed(self) -> bool:
-        """Whether even a short run can tell."""
-        return self._beyond(self.value * SMOKE_FACTOR if self.higher_is_better else self.value / SMOKE_FACTOR)
+        return self.verdict == _MISSED
 
     def _beyond(self, value: float) -> bool:
         return value < self.limit if self.higher_is_better else value > self.limit
@@ -114,17 +121,22 @@ def judge(row: type[Row], measurement: Measurement) -> Iterator[Judgement]:
         measurement: Its cycles, one sequence for each repeat.
     """
     name = row.name
+    every = list(chain.from_iterable(measurement))
 
     def ratio(variant: Variant, floor: Variant, limit: float) -> Judgement:
         values = tuple(added_ratio(cycles, variant, floor) for cycles in measurement)
-        return Judgement(name, variant, "added time / floor's", limit, values)
+        # The operation as a whole: of what is added to it, the noise of a short run may be more than half.
+        gross = relative(every, variant, floor) > _GROSS
+        return Judgement(name, variant, "added time / floor's", limit, values, gross)
 
     def microseconds(variant: Variant, limit: float) -> Judgement:
-        return Judgement(name, variant, "added us", limit, tuple(added(cycles, variant) for cycles in measurement))
+        values = tuple(added(cycles, variant, BARE) for cycles in measurement)
+        return Judgement(name, variant, "added us", limit, values, median(values) > limit * _GROSS)
 
     if row is Burst:
-        values = tuple(1 / slowdown(cycles, METRICS, METRICS_FLOOR) for cycles in measurement)
-        yield Judgement(name, METRICS, "throughput / floor's", 0.8, values, higher_is_better=True)
+        values = tuple(throughput(cycles, METRICS, METRICS_FLOOR) for cycles in measurement)
+        gross = median(values) < 0.8 / _GROSS
+        yield Judgement(name, METRICS, "throughput / floor's", 0.8, values, gross, higher_is_better=True)
         return
     yield ratio(METRICS, METRICS_FLOOR, 1.20)
     yield ratio(RECORDING, RECORDING_FLOOR, 1.15)

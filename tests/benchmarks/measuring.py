@@ -1,7 +1,11 @@
 # Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Rounds: each variant's turn at a row, again and again, so that what disturbs the machine disturbs them all."""
+"""Rounds: each variant's turn at a row, again and again, so that what disturbs the machine disturbs them all.
+
+Others use the machine as well, and for seconds at a time it may be half as fast. So rounds are short and many: in most
+cycles all variants meet the same machine.
+"""
 
 from __future__ import annotations
 
@@ -22,16 +26,14 @@ from variants import Providers, Variant
 from opentelemetry.context import Context, attach, detach
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
 from support.server import NatsServer
-from support.yardstick import yardstick
 
 
 class Sample(NamedTuple):
     """One round.
 
     Attributes:
-        cpu: Time of the thread that runs the event loop, in nanoseconds per operation, at the speed that the machine
-            had when the measurement began.
-        wall: Time that passed, in nanoseconds per operation, at the same speed.
+        cpu: Time of the thread that runs the event loop, in nanoseconds per operation.
+        wall: Time that passed, in nanoseconds per operation.
     """
 
     cpu: float
@@ -43,21 +45,6 @@ Cycle = dict[Variant, Sample]
 
 Measurement = Sequence[Sequence[Cycle]]
 """The cycles of every repeat."""
-
-
-_STEADY = 1.03
-"""A round counts if the machine's speed after it differs from that before it by no more than this factor."""
-
-_ATTEMPTS = 8
-"""Rounds after which the last one counts all the same."""
-
-
-def _unit() -> float:
-    """Returns the least time that the yardstick took of some, in seconds."""
-    return min(yardstick() for _ in range(10))
-
-
-_AT_FIRST = min(_unit() for _ in range(20))
 
 
 class Bench:
@@ -100,48 +87,33 @@ class Bench:
         await self.nc.close()
 
 
-async def run_round(row: Row, variant: Variant, providers: Providers, operations: int) -> Sample:
-    """Times a row in one variant, again until the machine keeps its speed for the whole of a round.
-
-    Others use the machine as well: for seconds at a time it may be half as fast.
-    """
-    for _ in range(_ATTEMPTS):
-        sample, before, after = await _time(row, variant, providers, operations)
-        if max(before, after) <= min(before, after) * _STEADY:
-            break
-    speed = 2 * _AT_FIRST / (before + after)
-    return Sample(sample.cpu * speed, sample.wall * speed)
-
-
-async def _time(row: Row, variant: Variant, providers: Providers, operations: int) -> tuple[Sample, float, float]:
-    """Times a row once, as it is, with the yardsticks before and after."""
-    # Some operations before the timed ones: what `instrument()` made anew is filled, and the code is warm.
-    warm_up = max(1, operations // 50)
+async def run_round(row: Row, variant: Variant, providers: Providers) -> Sample:
+    """Times a row once in one variant."""
+    operations = row.operations
     with providers.entered(variant) as floor:
-        await row.prepare(warm_up + operations, floor, variant.sampled)
+        await row.prepare(row.warm_up + operations, floor, variant.sampled)
         token = attach(ambient_context(row, variant))
         try:
-            await row.run(warm_up, floor)
+            # What `instrument()` made anew is filled, and Python has seen often enough what the code works with.
+            await row.run(row.warm_up, floor)
             providers.flush()
             gc.disable()
-            before = _unit()
             wall, cpu = perf_counter_ns(), thread_time_ns()
             await row.run(operations, floor)
             cpu, wall = thread_time_ns() - cpu, perf_counter_ns() - wall
-            after = _unit()
         finally:
             gc.enable()
             detach(token)
         await row.clean()
     providers.flush()
-    return Sample(cpu / operations, wall / operations), before, after
+    return Sample(cpu / operations, wall / operations)
 
 
-async def run_cycle(row: Row, providers: Providers, operations: int) -> Cycle:
+async def run_cycle(row: Row, providers: Providers) -> Cycle:
     """Times a row once in every variant, in an order that changes from cycle to cycle."""
     cycle: Cycle = {}
     for variant in random.sample(row.variants, len(row.variants)):
-        cycle[variant] = await run_round(row, variant, providers, operations)
+        cycle[variant] = await run_round(row, variant, providers)
     gc.collect()
     return cycle
 

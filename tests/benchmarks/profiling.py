@@ -22,12 +22,11 @@ async def print_profile(row: Row, variant: Variant, providers: Providers) -> Non
     """Runs a row under the profiler and prints its functions, the most expensive first."""
     profile = cProfile.Profile()
     operations = row.operations
-    warm_up = max(1, operations // 50)
     with providers.entered(variant) as floor:
-        await row.prepare(operations + warm_up, floor, variant.sampled)
+        await row.prepare(row.warm_up + operations, floor, variant.sampled)
         token = attach(ambient_context(row, variant))
         try:
-            await row.run(warm_up, floor)
+            await row.run(row.warm_up, floor)
             profile.enable()
             await row.run(operations, floor)
             profile.disable()

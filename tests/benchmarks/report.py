@@ -29,11 +29,11 @@ def print_row(name: str, cycles: Sequence[Cycle]) -> None:
     print(f"\n{name}: us per operation, medians of {len(cycles)} rounds")
     print(f"  {BARE.name:20} {cpu(cycles, BARE):8.2f}")
     if NO_SDK in cycles[0]:
-        print(f"  {NO_SDK.name:20} {cpu(cycles, NO_SDK):8.2f}  added {added(cycles, NO_SDK):8.2f}")
+        print(f"  {NO_SDK.name:20} {cpu(cycles, NO_SDK):8.2f}  added {added(cycles, NO_SDK, BARE):8.2f}")
     for variant, floor in PAIRS:
         if variant not in cycles[0]:
             continue
-        ours, least = added(cycles, variant), added(cycles, floor)
+        ours, least = added(cycles, variant, floor), added(cycles, floor, floor)
         print(
             f"  {variant.name:20} {cpu(cycles, variant):8.2f}  added {ours:8.2f}  floor's {least:8.2f}"
             f"  ratio {ours / least:5.2f}"
@@ -111,9 +111,9 @@ def _time_table(measurements: Measurements) -> list[str]:
         cycles = list(chain.from_iterable(measurement))
         if NO_SDK not in cycles[0]:
             continue  # a row of its own kind, which the targets tell all about
-        cells = [f"{cpu(cycles, BARE):.2f}", f"{added(cycles, NO_SDK):.2f}"]
+        cells = [f"{cpu(cycles, BARE):.2f}", f"{added(cycles, NO_SDK, BARE):.2f}"]
         for variant, floor in PAIRS:
-            ours, least = added(cycles, variant), added(cycles, floor)
+            ours, least = added(cycles, variant, floor), added(cycles, floor, floor)
             cells.append(f"{ours:.1f} / {least:.1f} = {ours / least:.2f}")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return lines
@@ -156,7 +156,8 @@ def write_plot(file: Path, measurements: Measurements) -> None:
         for number, name in enumerate(names):
             cycles = list(chain.from_iterable(measurements[name]))
             per_message = 100 if name.startswith("fetch(100)") else 1
-            ours, least = added(cycles, variant) / per_message, added(cycles, floor) / per_message
+            ours = added(cycles, variant, floor) / per_message
+            least = added(cycles, floor, floor) / per_message
             axis.barh(number - 0.2, least, 0.4, color="#b8b8b8", label="floor" if number == 0 else None)
             axis.barh(number + 0.2, ours, 0.4, color="#425cc7", label="instrumentation" if number == 0 else None)
         axis.set_title(variant.name)

@@ -22,19 +22,24 @@ class Row:
 
     Attributes:
         name: Its name in the report.
-        operations: How many are timed in a round.
+        operations: How many are timed in a round; few, see `measuring`.
+        warm_up: How many are run before those, in the same round; 0 for as many.
+        rarely: It is run in one of so many cycles.
         sends: Whether its spans are children of the span that is current, and not of a message's publisher.
         variants: What it is run in.
     """
 
     name: str
     operations: int
+    warm_up = 0
+    rarely = 1
     sends = False
     variants = VARIANTS
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
         self.nc = bench.nc
+        self.warm_up = self.warm_up or self.operations
 
     async def open(self) -> None:
         """Prepares what all rounds share; nats-py is not instrumented."""
@@ -64,11 +69,13 @@ class Row:
 class RoundTrips(Row):
     """A row whose operations wait for an answer.
 
-    Some of them wait at the same time, as in a server: a thread that falls asleep and wakes up for each single answer
+    Many of them wait at the same time, as in a server: a thread that falls asleep and wakes up for each single answer
     spends more time on that than on the operation, and not the same time in every round.
     """
 
-    _CONCURRENT = 8
+    operations = 200
+
+    _CONCURRENT = 50
 
     async def run(self, count: int, floor: Floor | None) -> None:
         concurrent = min(self._CONCURRENT, count)
@@ -81,7 +88,7 @@ class RoundTrips(Row):
         raise NotImplementedError
 
     async def run_floor(self, count: int, floor: Floor) -> None:
-        """Runs `count` operations of the floor one after the other."""
+        """Runs `count` operations of the floor one after the other, with what `prepare` has made for all of them."""
         raise NotImplementedError
 
 
