@@ -320,10 +320,12 @@ class KeyValueGet(_KeyValueRow):
     name = "kv.get"
     sends = True
 
+    _KEY = "orders.shipped"  # not the one that `kv.put` writes
+
     async def open(self) -> None:
         await super().open()
-        self._headers = {"traceparent": traceparent(0)}
-        await self._js.publish(f"{self._kv._pre}{self._KEY}", PAYLOAD, headers=self._headers)
+        headers = {"traceparent": traceparent(0)}
+        await self._js.publish(f"{self._kv._pre}{self._KEY}", PAYLOAD, headers=headers)
 
     async def run_bare(self, count: int) -> None:
         kv = self._kv
@@ -331,11 +333,11 @@ class KeyValueGet(_KeyValueRow):
             await kv.get(self._KEY)
 
     async def run_floor(self, count: int, floor: Floor) -> None:
-        kv, tracer, duration = self._kv, floor.tracer, floor.operation_duration
+        tracer, duration = floor.tracer, floor.operation_duration
         attributes, labels = self._attributes, self._labels
         name = f"kv.get {self._BUCKET}"
-        # What is stored with the value, and not told by nats-py's `kv.get`.
-        headers = self._headers
+        reading: Any = _NotingHeaders(self._js)
+        kv = KeyValue(self._kv._name, self._kv._stream, self._kv._pre, reading, self._kv._direct)
         for _ in range(count):
             started, started_at = perf_counter_ns(), time_ns()
             entry = await kv.get(self._KEY)
@@ -344,9 +346,22 @@ class KeyValueGet(_KeyValueRow):
                 None,
                 SpanKind.CLIENT,
                 {**attributes, "messaging.nats.kv.key": self._KEY, "messaging.nats.kv.revision": entry.revision},
-                (Link(get_current_span(extract(headers, Context())).get_span_context()),),
+                (Link(get_current_span(extract(reading.headers, Context())).get_span_context()),),
                 started_at,
             )
             if duration is not None:
                 duration.record((perf_counter_ns() - started) / 1e9, labels, set_span_in_context(span))
             span.end()
+
+
+class _NotingHeaders:
+    """The way to learn the headers of what `kv.get` reads, which it does not tell: what it reads through."""
+
+    def __init__(self, js: Any) -> None:
+        self._get_msg = js.get_msg
+        self.headers: dict[str, str] = {}
+
+    async def get_msg(self, stream: str, *, subject: str, seq: int | None, direct: bool) -> Any:
+        message = await self._get_msg(stream, subject=subject, seq=seq, direct=direct)
+        self.headers = message.headers
+        return message

@@ -46,6 +46,9 @@ if TYPE_CHECKING:
 
 _CACHED_SUBJECTS = 1024
 
+_HEADERS_AT_MOST = 65536
+"""Bytes that nobody's trace headers reach."""
+
 _SEND = messaging.MessagingOperationTypeValues.SEND.value
 _RECEIVE = messaging.MessagingOperationTypeValues.RECEIVE.value
 _PROCESS = messaging.MessagingOperationTypeValues.PROCESS.value
@@ -300,6 +303,9 @@ class Connection:
 
     Attributes:
         channels: The channels of operations that `channel()` was asked for.
+        supports_headers: Whether the server takes headers.
+        max_payload: Bytes of payload and headers that it takes.
+        ample: The largest payload, in bytes, beside which our headers find room unmeasured; -1 where they find none.
     """
 
     __slots__ = (
@@ -312,14 +318,16 @@ class Connection:
         "_split",
         "_stats",
         "_templates",
+        "ample",
         "attributes",
         "channels",
         "client",
         "generation",
         "jetstream",
-        "limits",
+        "max_payload",
         "peer_attributes",
         "server_attributes",
+        "supports_headers",
         "telemetry",
     )
 
@@ -327,7 +335,9 @@ class Connection:
         self.telemetry = telemetry
         self.client: ref[Any] = ref(client)
         self.generation = 0
-        self.limits: tuple[bool, int] = (False, 0)
+        self.supports_headers = False
+        self.max_payload = 0
+        self.ample = -1
         self.attributes: Attributes = {}
         self.peer_attributes: Attributes = {}
         self.server_attributes: Attributes = {}
@@ -363,7 +373,9 @@ class Connection:
         if client_id is not None:
             self.attributes[messaging.MESSAGING_CLIENT_ID] = str(client_id)
         self.peer_attributes = {**self.attributes, **_peer(client)}
-        self.limits = (bool(client._server_info.get("headers")), client.max_payload)
+        self.supports_headers = bool(client._server_info.get("headers"))
+        self.max_payload = client.max_payload
+        self.ample = self.max_payload - _HEADERS_AT_MOST if self.supports_headers else -1
         self._inbox = bytes(client._inbox_prefix).decode() + "."
         self._publishing.clear()
         self._templates.clear()

@@ -318,15 +318,14 @@ class Telemetry:
         Returns:
             What to give to nats-py as headers.
         """
-        supported, max_payload = connection.limits
-        if not supported:
-            return headers
-        # The server counts headers, nats-py does not: past the limit the server closes the connection.
-        room = max_payload - size
         try:
-            if headers is None and room >= _ROOMY:
+            if headers is None and size <= connection.ample:
                 return write_context(context) or None
-            return self.propagation.inject(headers, context, room if headers or room < _ROOMY else None)
+            if not connection.supports_headers:
+                return headers
+            # The server counts headers, nats-py does not: past the limit the server closes the connection.
+            room = None if not headers and size <= connection.ample else connection.max_payload - size
+            return self.propagation.inject(headers, context, room)
         except Exception:
             _faults.report("writing the context of a message")
             return headers
@@ -685,6 +684,7 @@ class ActiveOperation(Call):
 
     Attributes:
         span: Its span.
+        started: When it began, on the clock of `perf_counter_ns`.
         shown: Whether the hook has seen the message: one call may publish twice (a KV create over a tombstone).
     """
 
@@ -698,7 +698,7 @@ class ActiveOperation(Call):
         self.context = context  # pyright: ignore[reportIncompatibleVariableOverride] (it always has one)
         self.channel = channel  # pyright: ignore[reportIncompatibleVariableOverride]
         self.span = span
-        self._started = perf_counter_ns()
+        self.started = perf_counter_ns()
 
     def end(self, error: BaseException | Failure | None = None) -> None:
         """Ends the operation.
@@ -707,7 +707,7 @@ class ActiveOperation(Call):
             error: What it failed with, if it did; being cancelled is no failure.
         """
         channel = self.channel
-        channel.connection.telemetry.end(channel, self.span, self.context, self._started, error)
+        channel.connection.telemetry.end(channel, self.span, self.context, self.started, error)
 
 
 class Delivery:
@@ -884,10 +884,6 @@ class ObservedCall(Observation):
         self._started_at = time_ns()
         self.channel = channel  # pyright: ignore[reportIncompatibleVariableOverride]
         self.attributes = channel.attributes.copy()
-
-
-_ROOMY = 65536
-"""Bytes beyond which nobody's headers are measured."""
 
 
 def attributes_with(channel: Channel, payload: Any) -> Attributes:

@@ -18,7 +18,7 @@ from opentelemetry.context import Context
 from opentelemetry.instrumentation.nats import _attributes as names
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._attributes import Attributes
-from opentelemetry.instrumentation.nats._calls import Call, current_call, own_mark
+from opentelemetry.instrumentation.nats._calls import Call, get_mark, own_mark
 from opentelemetry.instrumentation.nats._connection import PUBLISH, RECEIVE, SOURCE, Connection, Operation, Source
 from opentelemetry.instrumentation.nats._patches._handing_over import FetchedMessages
 from opentelemetry.instrumentation.nats._patches._patching import MakeInner, Replaced, Rows
@@ -385,8 +385,8 @@ def _make_inner_get_msg(_: Telemetry, original: Callable[..., Any]) -> Callable[
     async def get_msg(manager: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Notes what is read inside of another call, for a link to its writer."""
         message = await original(manager, *args, **kwargs)
-        call = current_call()
-        if call is not None:
+        mark = get_mark()
+        if mark is not None and (call := mark.call) is not None:
             call.stored = (*call.stored, (message.headers, None))
         return message
 

@@ -36,12 +36,6 @@ from opentelemetry.semconv._incubating.attributes import messaging_attributes as
 _PUT, _DELETE, _PURGE = "put", "delete", "purge"
 _OPERATIONS = {None: _PUT, "DEL": _DELETE, "PURGE": _PURGE}
 
-_WRITES = {
-    name: Operation.send(f"kv.{name}", attributes={names.KV_OPERATION: kv_operation})
-    for name, kv_operation in {"put": _PUT, "create": _PUT, "update": _PUT, "delete": _DELETE, "purge": _PURGE}.items()
-}
-_CREATE = _WRITES["create"]
-
 
 # -- one key ----------------------------------------------------------------------------------------------------------
 
@@ -50,15 +44,18 @@ def _start_write(
     operation: Operation, telemetry: Telemetry, kv: Any, context: Context, /, key: Any, *_: Any, **__: Any
 ) -> Call:
     if telemetry.excludes and telemetry.is_excluded(f"{kv._pre}{key}"):
-        return Call(context, api_prefix(kv._js))
+        return Call(context)
     channel = telemetry.channel(client_of(kv), operation, kv._name, resource=True)
     attributes = channel.attributes.copy()
     if isinstance(key, str):
         attributes[names.KV_KEY] = key
-    write = telemetry.start_send(channel, attributes, context)
-    if operation is _CREATE:  # it reads what is there when it has failed
-        write.api_prefix = api_prefix(kv._js)
-    return write
+    return telemetry.start_send(channel, attributes, context)
+
+
+def _start_create(operation: Operation, telemetry: Telemetry, kv: Any, *args: Any, **kwargs: Any) -> Call:
+    call = _start_write(operation, telemetry, kv, *args, **kwargs)
+    call.api_prefix = api_prefix(kv._js)  # it reads what is there when there is something
+    return call
 
 
 def _written(revision: Any, write: ActiveOperation) -> None:
@@ -146,14 +143,28 @@ def _describe(entry: Any) -> Attributes:
     return attributes
 
 
+_WRITES = {
+    "put": (_start_write, _PUT),
+    "create": (_start_create, _PUT),
+    "update": (_start_write, _PUT),
+    "delete": (_start_write, _DELETE),
+    "purge": (_start_write, _PURGE),
+}
 _OTHERS = ("status", "purge_deletes", "watch", "watchall")
+
+
+def _write(name: str, kv_operation: str) -> Operation:
+    return Operation.send(f"kv.{name}", attributes={names.KV_OPERATION: kv_operation})
 
 
 _LISTS: dict[str, Consumed | None] = {"keys": None, "history": tuple}
 _LISTED = partial(listed, _describe)
 
 ROWS: Rows = [
-    *((KeyValue, name, sending(partial(_start_write, operation), _written)) for name, operation in _WRITES.items()),
+    *(
+        (KeyValue, name, sending(partial(start, _write(name, kv_operation)), _written))
+        for name, (start, kv_operation) in _WRITES.items()
+    ),
     (
         KeyValue,
         "get",
