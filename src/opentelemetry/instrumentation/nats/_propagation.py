@@ -67,37 +67,40 @@ class _Configured:
     """The configured propagators, less those that have nothing to do with most messages.
 
     Attributes:
+        propagator: What was configured when that was read.
         readers: Those that read `traceparent`.
         writers: Those that may write something where a context holds nothing but a span.
     """
 
-    __slots__ = ("_propagator", "readers", "writers")
+    __slots__ = ("propagator", "readers", "writers")
 
-    def __init__(self) -> None:
-        self._propagator: TextMapPropagator | None = None
-
-    def now(self) -> _Configured:
-        """Returns itself, after a look whether there are other propagators now."""
-        propagator = propagate.get_global_textmap()
-        if propagator is not self._propagator:
-            parts: Sequence[TextMapPropagator] = [propagator]
-            if type(propagator) is CompositePropagator:
-                parts = propagator._propagators  # pyright: ignore[reportPrivateUsage] (there is no public one)
-            self.readers = [part for part in parts if _TRACEPARENT in part.fields]
-            # That of baggage itself, no subclass, which might write what it likes.
-            self.writers = [part for part in parts if type(part) is not W3CBaggagePropagator]
-            self._propagator = propagator
-        return self
+    def __init__(self, propagator: TextMapPropagator) -> None:
+        parts: Sequence[TextMapPropagator] = [propagator]
+        if type(propagator) is CompositePropagator:
+            parts = propagator._propagators  # pyright: ignore[reportPrivateUsage] (there is no public one)
+        self.readers = [part for part in parts if _TRACEPARENT in part.fields]
+        # That of baggage itself, no subclass, which might write what it likes.
+        self.writers = [part for part in parts if type(part) is not W3CBaggagePropagator]
+        self.propagator = propagator
 
 
-_configured = _Configured()
+_configured = _Configured(propagate.get_global_textmap())
+
+
+def _configure(propagator: TextMapPropagator) -> None:
+    """Reads the propagators again, because there are others now."""
+    global _configured
+    _configured = _Configured(propagator)
 
 
 def write_context(context: Context) -> dict[str, str]:
     """Writes a context into new headers."""
     headers: dict[str, str] = {}
     if len(context) == 1 and _SPAN_KEY in context:
-        for propagator in _configured.now().writers:
+        current = propagate.get_global_textmap()
+        if current is not _configured.propagator:
+            _configure(current)
+        for propagator in _configured.writers:
             propagator.inject(headers, context)  # pyright: ignore[reportArgumentType] (the default setter takes any)
     else:
         propagate.inject(headers, context)
@@ -119,7 +122,10 @@ def extract(headers: Mapping[str, Any] | None, context: Context) -> Context:
         return context
     if _TRACEPARENT in headers and (len(headers) == 1 or _others_are_of_nats(tuple(headers))):
         # By far the most messages have this one header, in this case. Propagators of other headers need not look.
-        for propagator in _configured.now().readers:
+        current = propagate.get_global_textmap()
+        if current is not _configured.propagator:
+            _configure(current)
+        for propagator in _configured.readers:
             context = propagator.extract(headers, context, _GETTER)
         return context
     return propagate.extract(_in_lower_case(headers), context, _GETTER)

@@ -263,19 +263,25 @@ class Telemetry:
     # -- sending ------------------------------------------------------------------------------------------------------
 
     def start_send(
-        self, channel: Channel, attributes: Attributes, parent: Context, headers: Any = None
+        self, channel: Channel, attributes: Attributes, parent: Context, headers: Any = None, payload: Any = None
     ) -> ActiveOperation:
         """Starts the span of an operation that sends a message.
 
         Args:
             channel: What is sent where.
-            attributes: The span's; those of the headers are added.
+            attributes: The span's, to be added to.
             parent: The context that holds the parent.
             headers: The headers that the caller gave, of any type.
+            payload: The payload; None where it is not known.
 
         Returns:
             The operation; its `context` is what the message carries.
         """
+        if payload is not None:
+            try:
+                attributes[_BODY_SIZE] = len(payload)
+            except TypeError:
+                pass  # nats-py is about to refuse it
         kind, links = channel.kind, None
         if headers:
             try:
@@ -501,18 +507,25 @@ class Telemetry:
                 series.seen_at = now
 
     def received(
-        self, observation: Observation, source: Source, message: Any, attributes: Attributes | None = None
+        self,
+        source: Source,
+        message: Any,
+        ambient: Context,
+        started: int,
+        started_at: int,
+        attributes: Attributes | None = None,
     ) -> None:
-        """Ends the receive of one message.
+        """Makes the span of a receive of one message.
 
         Args:
-            observation: The receive.
             source: Where the message came from.
             message: The message, or KV entry, or object's info.
+            ambient: The context that the receive was called in.
+            started: When that was, on the clock of `perf_counter_ns`.
+            started_at: The same in nanoseconds since the epoch.
             attributes: What the span has besides, for what is no `Msg`.
         """
         try:
-            ambient = observation.parent
             nested = span_context(ambient) is not None if ambient else False
             delivery, context = self.deliver(message, source, _NO_CONTEXT if nested else ambient)
             if attributes is None:
@@ -526,16 +539,16 @@ class Telemetry:
             if channel.excluded:
                 return
             channel.series.count += 1
-            if not nested:
-                observation.parent = context
+            if nested:
+                context = ambient
             creation = delivery.creation
             links = () if creation is None else (Link(creation),)
-            span = observation.end(channel, all_attributes, links, None, (message,))
+            span = self.observed(channel, all_attributes, links, context, started, started_at, None, (message,))
             delivery.span_context = span.get_span_context()
             if ack is not None:
-                self.count_deliveries(source, (ack,), trace.set_span_in_context(span, observation.parent))
+                self.count_deliveries(source, (ack,), trace.set_span_in_context(span, context))
             if self.options.activate_next_msg and not nested:
-                context = trace.set_span_in_context(span, observation.parent)
+                context = trace.set_span_in_context(span, context)
                 attach(context_api.set_value(_ACTIVATION, _Activation(ambient, span), context))
         except Exception:
             _faults.report("recording a receive")
@@ -617,6 +630,74 @@ class Telemetry:
         return links
 
     # -- ending -------------------------------------------------------------------------------------------------------
+
+    def observed(
+        self,
+        channel: Channel,
+        attributes: Attributes,
+        links: Sequence[Link],
+        parent: Context,
+        started: int,
+        started_at: int,
+        error: BaseException | Failure | None,
+        messages: Sequence[Any],
+    ) -> Span:
+        """Makes the span of an operation that is over, records the metrics.
+
+        Args:
+            channel: The operation and what it is about.
+            attributes: All attributes of the span.
+            links: Its links.
+            parent: The context that holds the parent.
+            started: When it began, on the clock of `perf_counter_ns`.
+            started_at: The same in nanoseconds since the epoch.
+            error: What it failed with, if it did.
+            messages: What was received, for the user's hook.
+
+        Returns:
+            The span, ended; an invalid one after a fault.
+        """
+        try:
+            span = self.tracer.start_span(channel.span_name, parent, channel.kind, attributes, links, started_at)
+        except Exception:
+            _faults.report("starting a span")
+            return INVALID_SPAN
+        if self.metrics.on or self.options.consume_hook is not None:
+            parent = trace.set_span_in_context(span, parent)
+            self.run_consume_hook(span, parent, messages)
+        self.end(channel, span, parent, started, error)
+        return span
+
+    def nothing(
+        self,
+        channel: Channel,
+        parent: Context,
+        started: int,
+        started_at: int,
+        failure: BaseException | Failure | None,
+    ) -> None:
+        """Records that nothing came: an error's span if there is a reason, else no span and no error, the time only.
+
+        Args:
+            channel: The receive and what it is about.
+            parent: The context that it was called in.
+            started: When that was, on the clock of `perf_counter_ns`.
+            started_at: The same in nanoseconds since the epoch.
+            failure: Why nothing came; None where waiting was in vain, or was given up.
+        """
+        if channel.excluded:
+            return
+        if failure is not None:
+            self.observed(channel, channel.attributes, (), parent, started, started_at, failure, ())
+            return
+        metrics = self.metrics
+        if metrics.on or metrics.resolve():
+            try:
+                metrics.operation_duration.record(
+                    (perf_counter_ns() - started) / 1e9, channel.series.attributes, parent
+                )
+            except Exception:
+                _faults.report("recording an operation")
 
     def end(
         self, channel: Channel, span: Span, context: Context, started: int, error: BaseException | Failure | None
@@ -794,6 +875,8 @@ class Observation(Call):
     Attributes:
         telemetry: What it belongs to.
         parent: The context that holds the parent.
+        started: When it began, on the clock of `perf_counter_ns`.
+        started_at: The same in nanoseconds since the epoch.
     """
 
     follows = "next_msg"
@@ -801,8 +884,8 @@ class Observation(Call):
     def __init__(self, telemetry: Telemetry, parent: Context) -> None:
         self.telemetry = telemetry
         self.parent = parent
-        self._started = perf_counter_ns()
-        self._started_at = time_ns()
+        self.started = perf_counter_ns()
+        self.started_at = time_ns()
 
     def end(
         self,
@@ -824,41 +907,13 @@ class Observation(Call):
         Returns:
             The span, ended; an invalid one after a fault.
         """
-        telemetry = self.telemetry
-        context = self.parent
-        try:
-            span = telemetry.tracer.start_span(
-                channel.span_name, context, channel.kind, attributes, links, self._started_at
-            )
-        except Exception:
-            _faults.report("starting a span")
-            return INVALID_SPAN
-        if telemetry.metrics.on or telemetry.options.consume_hook is not None:
-            context = trace.set_span_in_context(span, context)
-            telemetry.run_consume_hook(span, context, messages)
-        telemetry.end(channel, span, context, self._started, error)
-        return span
+        return self.telemetry.observed(
+            channel, attributes, links, self.parent, self.started, self.started_at, error, messages
+        )
 
     def nothing(self, channel: Channel, failure: BaseException | Failure | None = None) -> None:
-        """Records that nothing came: an error's span if there is a reason, else no span and no error, the time only.
-
-        Args:
-            channel: The receive and what it is about.
-            failure: Why nothing came; None where waiting was in vain, or was given up.
-        """
-        if channel.excluded:
-            return
-        if failure is not None:
-            self.end(channel, channel.attributes, error=failure)
-            return
-        metrics = self.telemetry.metrics
-        if metrics.on or metrics.resolve():
-            try:
-                metrics.operation_duration.record(
-                    (perf_counter_ns() - self._started) / 1e9, channel.series.attributes, self.parent
-                )
-            except Exception:
-                _faults.report("recording an operation")
+        """Records that nothing came, see `Telemetry.nothing`."""
+        self.telemetry.nothing(channel, self.parent, self.started, self.started_at, failure)
 
 
 class ObservedCall(Observation):
@@ -880,17 +935,7 @@ class ObservedCall(Observation):
     def __init__(self, telemetry: Telemetry, parent: Context, channel: Channel) -> None:
         self.telemetry = telemetry
         self.parent = parent
-        self._started = perf_counter_ns()
-        self._started_at = time_ns()
+        self.started = perf_counter_ns()
+        self.started_at = time_ns()
         self.channel = channel  # pyright: ignore[reportIncompatibleVariableOverride]
         self.attributes = channel.attributes.copy()
-
-
-def attributes_with(channel: Channel, payload: Any) -> Attributes:
-    """Returns the attributes of a channel's span, and the size of a payload; nats-py will refuse one without."""
-    attributes = channel.attributes.copy()
-    try:
-        attributes[_BODY_SIZE] = len(payload)
-    except TypeError:
-        pass
-    return attributes

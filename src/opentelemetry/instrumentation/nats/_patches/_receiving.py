@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from time import perf_counter_ns, time_ns
 from typing import Any
 
 from nats.js import kv
@@ -55,10 +56,11 @@ def receiving(
                 if suppressed(context):
                     return await original(instance, *args, **kwargs)
             source = source_of(telemetry, instance)
-            call = Observation(telemetry, context)
-            mark = own_mark() if marks else None
-            if mark is not None:
-                mark.call = call
+            mark = None
+            if marks:
+                mark = own_mark()
+                mark.call = Observation(telemetry, context)
+            started, started_at = perf_counter_ns(), time_ns()
             try:
                 message = await original(instance, *args, **kwargs)
             except BaseException as error:
@@ -66,15 +68,16 @@ def receiving(
                     mark.call = None
                 if isinstance(error, (Exception, *_NOTHING)):
                     failure = None if isinstance(error, _NOTHING) else error
-                    call.nothing(source.channel(RECEIVE, source.subject), failure)
+                    channel = source.channel(RECEIVE, source.subject)
+                    telemetry.nothing(channel, context, started, started_at, failure)
                 raise
             if mark is not None:
                 mark.call = None
             if describe is not None:
                 if message is not None and not isinstance(message, _STOPPED):
-                    telemetry.received(call, source, message, describe(message))
+                    telemetry.received(source, message, context, started, started_at, describe(message))
             elif message.data or not is_status(message.headers, 0):
-                telemetry.received(call, source, message)
+                telemetry.received(source, message, context, started, started_at)
             return message
 
         return receive

@@ -208,9 +208,13 @@ def observing(
     def observed(
         call: ObservedCall, failure: BaseException | Failure | None, _: Any = None, result: Any = None
     ) -> None:
-        writers = call.telemetry.stored_links(call.stored) if links and call.stored else ()
-        consumed_by_it = () if consumed is None or result is None else consumed(result)
-        call.end(call.channel, call.attributes, writers, failure, consumed_by_it)
+        telemetry = call.telemetry
+        writers = telemetry.stored_links(call.stored) if links and call.stored else ()
+        messages = () if consumed is None or result is None else consumed(result)
+        # As `call.end` does, without the time that calling it takes.
+        telemetry.observed(
+            call.channel, call.attributes, writers, call.parent, call.started, call.started_at, failure, messages
+        )
 
     def failed(call: ObservedCall, error: BaseException) -> None:
         none = isinstance(error, absent)

@@ -29,7 +29,6 @@ from opentelemetry.instrumentation.nats._telemetry import (
     Observation,
     ObservedCall,
     Telemetry,
-    attributes_with,
     delivery_of,
     handled_reply,
     suppressed,
@@ -130,12 +129,11 @@ def _make_publish(telemetry: Telemetry, original: Callable[..., Any], find: Call
                 channel = connection.publish_channel(subject)
             if not channel.excluded:
                 attributes = channel.attributes.copy()
-                attributes[messaging.MESSAGING_MESSAGE_BODY_SIZE] = size
                 if reply:
                     attributes[messaging.MESSAGING_MESSAGE_CONVERSATION_ID] = reply
                 if channel.shared:
                     attributes[messaging.MESSAGING_DESTINATION_NAME] = subject
-                operation = telemetry.start_send(channel, attributes, context, headers)
+                operation = telemetry.start_send(channel, attributes, context, headers, payload)
                 context = operation.context
             if channel.carries_context and (operation is None or operation.injects):
                 headers = telemetry.inject(connection, context, size, headers)
@@ -215,7 +213,7 @@ def _start_request(
     if channel.excluded:
         return Call(context if channel.carries_context else None)
     # nats-py drops the headers of an old-style request.
-    return telemetry.start_send(channel, attributes_with(channel, payload), context, None if old_style else headers)
+    return telemetry.start_send(channel, channel.attributes.copy(), context, None if old_style else headers, payload)
 
 
 def _request_answer(answer: Any, request: ActiveOperation) -> Failure | None:
@@ -257,10 +255,10 @@ def start_reply(
     parent = telemetry.bound_parent(message)
     if channel.excluded:
         return Call(parent if channel.carries_context else None)
-    all_attributes = attributes_with(channel, data)
+    all_attributes = channel.attributes.copy()
     if attributes:
         all_attributes.update(attributes)
-    return telemetry.start_send(channel, all_attributes, parent, headers)
+    return telemetry.start_send(channel, all_attributes, parent, headers, data)
 
 
 def _start_settle(

@@ -41,7 +41,6 @@ from opentelemetry.instrumentation.nats._telemetry import (
     Observation,
     ObservedCall,
     Telemetry,
-    attributes_with,
     delivery_of,
 )
 from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
@@ -74,7 +73,7 @@ def _start_publish(
     channel = telemetry.channel(js._nc, PUBLISH, subject)
     if channel.excluded:
         return Call(context if channel.carries_context else None)
-    operation = telemetry.start_send(channel, attributes_with(channel, payload), context, headers)
+    operation = telemetry.start_send(channel, channel.attributes.copy(), context, headers, payload)
     if headers and hasattr(headers, "get") and names.header(headers, names.MESSAGE_ID_HEADER) is not None:
         operation.has_id = True
     return operation
