@@ -75,7 +75,7 @@ class RoundTrips(Row):
 
     operations = 200
 
-    _CONCURRENT = 50
+    _CONCURRENT = 25
 
     async def run(self, count: int, floor: Floor | None) -> None:
         concurrent = min(self._CONCURRENT, count)
