@@ -32,6 +32,7 @@ from opentelemetry.propagators.textmap import (
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from support.processes import run
 from support.server import NatsServer
 from support.spans import AnySpan, assert_span, connection_attributes, span_context
 from support.telemetry import Telemetry
@@ -948,6 +949,30 @@ class TestPropagators:
         assert sorted(span.name for span in spans) == [f"process {subject}"] * 3 + [f"publish {subject}"] * 3
         for span in spans:
             assert_span(span, parent=None, links=[])
+
+
+PROGRAM_WITH_A_BROKEN_PROPAGATOR = """
+from opentelemetry import propagate
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+class Broken(TraceContextTextMapPropagator):
+    @property
+    def fields(self):
+        raise RuntimeError("no fields today")
+
+propagate.set_global_textmap(Broken())
+from opentelemetry.instrumentation.nats import NatsInstrumentor
+
+NatsInstrumentor().instrument()
+print("instrumented")
+"""
+
+
+class TestAPropagatorThatRaises:
+    async def test_does_not_keep_the_package_from_being_imported(self) -> None:
+        finished = await run(PROGRAM_WITH_A_BROKEN_PROPAGATOR, instrumented=False)
+        assert finished.returncode == 0, finished.stderr
+        assert finished.stdout == "instrumented\n"
 
 
 class TestBaggage:

@@ -84,7 +84,8 @@ class _Configured:
         self.propagator = propagator
 
 
-_configured = _Configured(propagate.get_global_textmap())
+# Of none: a propagator may raise, and does so where faults are reported, not where this is imported.
+_configured = _Configured(CompositePropagator([]))
 
 
 def _configure(propagator: TextMapPropagator) -> None:
