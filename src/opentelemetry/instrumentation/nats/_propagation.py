@@ -228,13 +228,13 @@ class Propagation:
         except (AttributeError, TypeError):
             return False  # not headers: nats-py is about to say so
 
-    def inject(self, headers: Any, context: Context, room: int | None) -> Any:
+    def inject(self, headers: Any, context: Context, room: int) -> Any:
         """Builds the headers of a message that carries `context`.
 
         Args:
             headers: What the caller gave, of any type; never changed.
             context: The context to carry.
-            room: How many bytes the header block may take; None for any number.
+            room: How many bytes the header block may take.
 
         Returns:
             A new mapping with the caller's headers and ours; `headers` itself when nothing was to be added, when the
@@ -243,18 +243,11 @@ class Propagation:
         ours = write_context(context)
         if not ours:
             return headers
-        if headers is None:
-            if room is None:
-                return ours
-            merged: Any = ours
-        else:
-            try:
-                merged = self._merge(headers, ours)
-            except (AttributeError, TypeError, ValueError):
-                return headers
-        if room is not None and _block_size(merged) > room:
+        try:
+            merged = ours if headers is None else self._merge(headers, ours)
+        except (AttributeError, TypeError, ValueError):
             return headers
-        return merged
+        return headers if _block_size(merged) > room else merged
 
     def _merge(self, headers: Any, ours: dict[str, str]) -> Any:
         fields = self.fields()

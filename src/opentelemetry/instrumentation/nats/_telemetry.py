@@ -330,8 +330,7 @@ class Telemetry:
             if not connection.supports_headers:
                 return headers
             # The server counts headers, nats-py does not: past the limit the server closes the connection.
-            room = None if not headers and size <= connection.ample else connection.max_payload - size
-            return self.propagation.inject(headers, context, room)
+            return self.propagation.inject(headers, context, connection.max_payload - size)
         except Exception:
             _faults.report("writing the context of a message")
             return headers
@@ -662,8 +661,10 @@ class Telemetry:
         except Exception:
             _faults.report("starting a span")
             return INVALID_SPAN
-        if self.metrics.on or self.options.consume_hook is not None:
+        shows = self.options.consume_hook is not None
+        if shows or self.metrics.on:
             parent = trace.set_span_in_context(span, parent)
+        if shows:
             self.run_consume_hook(span, parent, messages)
         self.end(channel, span, parent, started, error)
         return span

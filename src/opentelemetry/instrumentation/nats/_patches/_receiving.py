@@ -14,11 +14,11 @@ from nats.js import kv
 
 from opentelemetry.context import get_current
 from opentelemetry.instrumentation.nats._attributes import is_status
-from opentelemetry.instrumentation.nats._calls import current_call, own_mark
+from opentelemetry.instrumentation.nats._calls import Call, current_call, own_mark
 from opentelemetry.instrumentation.nats._connection import RECEIVE, Source
 from opentelemetry.instrumentation.nats._patches._handing_over import Describe
 from opentelemetry.instrumentation.nats._patches._patching import MakeInner, Replaced
-from opentelemetry.instrumentation.nats._telemetry import Observation, Telemetry, suppressed
+from opentelemetry.instrumentation.nats._telemetry import Telemetry, suppressed
 
 # What `updates` returns once its watcher is stopped; older releases of nats-py have no such thing.
 _STOPPED: Any = getattr(kv, "StopIterSentinel", ())
@@ -59,7 +59,7 @@ def receiving(
             mark = None
             if marks:
                 mark = own_mark()
-                mark.call = Observation(telemetry, context)
+                mark.call = Call()
             started, started_at = perf_counter_ns(), time_ns()
             try:
                 message = await original(instance, *args, **kwargs)

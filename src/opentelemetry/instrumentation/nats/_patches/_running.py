@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from opentelemetry.context import get_current
+from opentelemetry.context import Context, get_current
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._calls import API_PREFIX, Call, current_call, own_mark
-from opentelemetry.instrumentation.nats._connection import REQUEST
+from opentelemetry.instrumentation.nats._connection import REQUEST, Channel
 from opentelemetry.instrumentation.nats._patches._patching import MakeInner, Replaced, Rows
 from opentelemetry.instrumentation.nats._telemetry import ActiveOperation, Failure, ObservedCall, Telemetry, suppressed
 from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
@@ -56,6 +56,11 @@ def api_prefix(js: Any) -> str:
     """Returns what the subjects of a context's requests to JetStream begin with."""
     prefix = getattr(js, "_prefix", "$JS.API")
     return API_PREFIX if prefix == "$JS.API" else f"{prefix}."
+
+
+def unrecorded(channel: Channel, context: Context) -> Call:
+    """Returns the mark of a send that the user excluded: its message carries the context on, where its subject may."""
+    return Call(context if channel.carries_context else None)
 
 
 class Arguments:

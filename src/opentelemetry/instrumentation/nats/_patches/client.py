@@ -21,7 +21,7 @@ from opentelemetry.instrumentation.nats._calls import Call, current_call, get_ma
 from opentelemetry.instrumentation.nats._connection import REQUEST, Operation
 from opentelemetry.instrumentation.nats._patches._errors import error_type
 from opentelemetry.instrumentation.nats._patches._patching import Patch, Replaced, Rows
-from opentelemetry.instrumentation.nats._patches._running import observing, sending
+from opentelemetry.instrumentation.nats._patches._running import observing, sending, unrecorded
 from opentelemetry.instrumentation.nats._propagation import write_context
 from opentelemetry.instrumentation.nats._subjects import SERVICE_PREFIX
 from opentelemetry.instrumentation.nats._telemetry import (
@@ -216,7 +216,7 @@ def _start_request(
         return Call()
     channel = telemetry.channel(client, REQUEST, subject)
     if channel.excluded:
-        return Call(context if channel.carries_context else None)
+        return unrecorded(channel, context)
     # nats-py drops the headers of an old-style request.
     return telemetry.start_send(channel, channel.attributes.copy(), context, None if old_style else headers, payload)
 
@@ -259,7 +259,7 @@ def start_reply(
     channel = telemetry.connection(message._client).reply_channel(message.reply)
     parent = telemetry.bound_parent(message)
     if channel.excluded:
-        return Call(parent if channel.carries_context else None)
+        return unrecorded(channel, parent)
     all_attributes = channel.attributes.copy()
     if attributes:
         all_attributes.update(attributes)

@@ -33,6 +33,7 @@ from opentelemetry.instrumentation.nats._patches._running import (
     sending,
     the_result,
     traced,
+    unrecorded,
 )
 from opentelemetry.instrumentation.nats._patches.subscription import make_inner_next_msg, without_wrapper
 from opentelemetry.instrumentation.nats._telemetry import (
@@ -72,7 +73,7 @@ def _start_publish(
         return Call()
     channel = telemetry.channel(js._nc, PUBLISH, subject)
     if channel.excluded:
-        return Call(context if channel.carries_context else None)
+        return unrecorded(channel, context)
     operation = telemetry.start_send(channel, channel.attributes.copy(), context, headers, payload)
     if headers and hasattr(headers, "get") and names.header(headers, names.MESSAGE_ID_HEADER) is not None:
         operation.has_id = True
