@@ -8,19 +8,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from time import perf_counter_ns, time_ns
-from typing import Any
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
-from row import PAYLOAD, RoundTrips, Row, metric_attributes
+from row import PAYLOAD, RoundTrips, Row, metric_attributes, span_attributes
 from sender import frames
 from variants import BARE, METRICS, METRICS_FLOOR, Floor
 
 from opentelemetry.context import Context, attach, detach
 from opentelemetry.propagate import extract, inject
 from opentelemetry.trace import Link, SpanKind, get_current_span, set_span_in_context
-from support.spans import connection_attributes
 from support.waiting import eventually, flush
 
 SUBJECT = "benchmark.orders.created"
@@ -42,12 +40,7 @@ class Publish(Row):
 
     async def _floor(self, nc: Client, count: int, floor: Floor) -> None:
         tracer, duration = floor.tracer, floor.operation_duration
-        attributes = {
-            **connection_attributes(nc),
-            "messaging.operation.name": "publish",
-            "messaging.operation.type": "send",
-            "messaging.destination.name": SUBJECT,
-        }
+        attributes = span_attributes(nc, "publish", "send", SUBJECT)
         name = f"publish {SUBJECT}"
         labels = metric_attributes(attributes)
         for _ in range(count):
@@ -79,12 +72,7 @@ class Request(RoundTrips):
         self.subject = await self.bench.responder()
 
     async def prepare(self, count: int, floor: Floor | None, sampled: bool) -> None:
-        self._attributes = {
-            **connection_attributes(self.nc),
-            "messaging.operation.name": "request",
-            "messaging.operation.type": "send",
-            "messaging.destination.name": self.subject,
-        }
+        self._attributes = span_attributes(self.nc, "request", "send", self.subject)
         self._labels = metric_attributes(self._attributes)
         # What nats-py makes inside, and does not tell: one as long.
         self._inbox = self.nc.new_inbox() + ".0123456789abcdefABCDEF"
@@ -122,7 +110,7 @@ def process_floor(
 ) -> Callable[[Msg], Awaitable[None]]:
     """Wraps a callback in what a process span takes at least: the parent is the publisher, the link too."""
     tracer, duration = floor.tracer, floor.process_duration
-    attributes = _process_attributes(nc)
+    attributes = span_attributes(nc, "process", "process", SUBJECT, peer=False)
     name = f"process {SUBJECT}"
     labels = metric_attributes(attributes, operation_type=False)
 
@@ -155,15 +143,6 @@ def process_floor(
         span.end()
 
     return process
-
-
-def _process_attributes(nc: Client) -> dict[str, Any]:
-    return {
-        **connection_attributes(nc, peer=False),
-        "messaging.operation.name": "process",
-        "messaging.operation.type": "process",
-        "messaging.destination.name": SUBJECT,
-    }
 
 
 class Callback(Row):
@@ -258,7 +237,7 @@ class Iteration(_Queued):
 
     async def _floor(self, count: int, floor: Floor) -> None:
         tracer, duration = floor.tracer, floor.process_duration
-        attributes = _process_attributes(self.nc)
+        attributes = span_attributes(self.nc, "process", "process", SUBJECT, peer=False)
         name = f"process {SUBJECT}"
         labels = metric_attributes(attributes, operation_type=False)
         async for message in self.subscription.messages:
@@ -300,12 +279,7 @@ class NextMsg(_Queued):
 
     async def _floor(self, subscription: Subscription, count: int, floor: Floor) -> None:
         tracer, duration = floor.tracer, floor.operation_duration
-        attributes = {
-            **connection_attributes(self.nc),
-            "messaging.operation.name": "receive",
-            "messaging.operation.type": "receive",
-            "messaging.destination.name": SUBJECT,
-        }
+        attributes = span_attributes(self.nc, "receive", "receive", SUBJECT)
         name = f"receive {SUBJECT}"
         labels = metric_attributes(attributes)
         for _ in range(count):

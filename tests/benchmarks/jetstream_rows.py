@@ -11,18 +11,17 @@ from typing import Any
 from nats.js.api import AckPolicy, ConsumerConfig, StorageType
 from nats.js.errors import NotFoundError
 from nats.js.kv import KeyValue
-from row import PAYLOAD, RoundTrips, Row, metric_attributes
+from row import PAYLOAD, RoundTrips, Row, metric_attributes, span_attributes
 from sender import frames, traceparent
 from variants import Floor
 
 from opentelemetry.context import Context, attach, detach
 from opentelemetry.propagate import extract, inject
 from opentelemetry.trace import Link, SpanKind, get_current_span, set_span_in_context
-from support.spans import connection_attributes
 from support.waiting import flush
 
 BATCH = 100
-_BATCHES = 4
+BATCHES = 4
 CONSUMER = "worker"
 
 
@@ -41,12 +40,7 @@ class JetStreamPublish(RoundTrips):
         )
 
     async def prepare(self, count: int, floor: Floor | None, sampled: bool) -> None:
-        self._attributes = {
-            **connection_attributes(self.nc),
-            "messaging.operation.name": "publish",
-            "messaging.operation.type": "send",
-            "messaging.destination.name": self._SUBJECT,
-        }
+        self._attributes = span_attributes(self.nc, "publish", "send", self._SUBJECT)
         self._labels = metric_attributes(self._attributes)
 
     async def run_bare(self, count: int) -> None:
@@ -85,12 +79,12 @@ class Fetch(Row):
     """`subscription.fetch(100)` from a durable consumer, of messages that their publishers traced."""
 
     name = "fetch(100)"
-    operations = _BATCHES
+    operations = BATCHES
 
     async def open(self) -> None:
         self._js = self.nc.jetstream()
         for sampled in (True, False):
-            stored = BATCH * (2 * _BATCHES)
+            stored = BATCH * 2 * BATCHES
             stream, subject = _stored(sampled)
             try:
                 await self._js.stream_info(stream)
@@ -131,7 +125,7 @@ class FetchLoop(Fetch):
     """`for message in await subscription.fetch(100)`: the fetch, then 100 loop bodies."""
 
     name = "fetch(100)+for"
-    operations = _BATCHES // 2
+    operations = BATCHES // 2
 
     async def run(self, count: int, floor: Floor | None) -> None:
         if floor is not None:
@@ -146,10 +140,7 @@ class FetchLoop(Fetch):
         fetch = _FetchFloor(self, floor)
         name = f"process {self.subject}"
         attributes = {
-            **connection_attributes(self.nc, peer=False),
-            "messaging.operation.name": "process",
-            "messaging.operation.type": "process",
-            "messaging.destination.name": self.subject,
+            **span_attributes(self.nc, "process", "process", self.subject, peer=False),
             "messaging.consumer.group.name": CONSUMER,
             "messaging.destination.subscription.name": CONSUMER,
         }
@@ -181,10 +172,7 @@ class _FetchFloor:
         self._floor = floor
         self._name = f"receive {row.subject}"
         self._attributes = {
-            **connection_attributes(row.nc),
-            "messaging.operation.name": "receive",
-            "messaging.operation.type": "receive",
-            "messaging.destination.name": row.subject,
+            **span_attributes(row.nc, "receive", "receive", row.subject),
             "messaging.consumer.group.name": CONSUMER,
             "messaging.destination.subscription.name": CONSUMER,
             "messaging.nats.jetstream.stream": row.stream,
@@ -252,18 +240,14 @@ def _message_attributes(message: Any) -> tuple[dict[str, Any], int]:
 class _KeyValueRow(RoundTrips):
     _BUCKET = "benchmark"
     _KEY = "orders.created"
+    _TYPE: str
 
     async def open(self) -> None:
         self._js = self.nc.jetstream()
         self._kv = await self._js.create_key_value(bucket=self._BUCKET, storage=StorageType.MEMORY)
 
     async def prepare(self, count: int, floor: Floor | None, sampled: bool) -> None:
-        attributes = {
-            **connection_attributes(self.nc),
-            "messaging.operation.name": self.name,
-            "messaging.operation.type": "send" if self.name == "kv.put" else "receive",
-            "messaging.destination.name": self._BUCKET,
-        }
+        attributes = span_attributes(self.nc, self.name, self._TYPE, self._BUCKET)
         self._labels = metric_attributes(attributes)
         self._attributes = {**attributes, "messaging.nats.kv.operation": "put"}
 
@@ -273,6 +257,8 @@ class KeyValuePut(_KeyValueRow):
 
     name = "kv.put"
     sends = True
+
+    _TYPE = "send"
 
     async def run_bare(self, count: int) -> None:
         kv = self._kv
@@ -321,6 +307,7 @@ class KeyValueGet(_KeyValueRow):
     sends = True
 
     _KEY = "orders.shipped"  # not the one that `kv.put` writes
+    _TYPE = "receive"
 
     async def open(self) -> None:
         await super().open()

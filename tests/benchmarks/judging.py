@@ -135,8 +135,9 @@ def judge(row: type[Row], measurement: Measurement) -> Iterator[Judgement]:
 
     if row is Burst:
         values = tuple(throughput(cycles, METRICS, METRICS_FLOOR) for cycles in measurement)
-        gross = median(values) < 0.8 / _GROSS
-        yield Judgement(name, METRICS, "throughput / floor's", 0.8, values, gross, higher_is_better=True)
+        limit = 0.8
+        gross = median(values) < limit / _GROSS
+        yield Judgement(name, METRICS, "throughput / floor's", limit, values, gross, higher_is_better=True)
         return
     yield ratio(METRICS, METRICS_FLOOR, 1.20)
     yield ratio(RECORDING, RECORDING_FLOOR, 1.15)

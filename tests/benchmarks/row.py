@@ -9,7 +9,10 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from nats.aio.client import Client
 from variants import VARIANTS, Floor
+
+from support.spans import connection_attributes
 
 if TYPE_CHECKING:
     from measuring import Bench
@@ -90,6 +93,26 @@ class RoundTrips(Row):
     async def run_floor(self, count: int, floor: Floor) -> None:
         """Runs `count` operations of the floor one after the other, with what `prepare` has made for all of them."""
         raise NotImplementedError
+
+
+def span_attributes(
+    nc: Client, name: str, operation_type: str, destination: str, *, peer: bool = True
+) -> dict[str, Any]:
+    """What the spans of an operation have in common.
+
+    Args:
+        nc: The client, connected.
+        name: The operation's name.
+        operation_type: Its type.
+        destination: The subject or bucket.
+        peer: Whether it contacts the server.
+    """
+    return {
+        **connection_attributes(nc, peer=peer),
+        "messaging.operation.name": name,
+        "messaging.operation.type": operation_type,
+        "messaging.destination.name": destination,
+    }
 
 
 def metric_attributes(attributes: dict[str, Any], *, operation_type: bool = True) -> dict[str, Any]:
