@@ -262,7 +262,7 @@ class TestAFaultAtTheStart:
 
         monkeypatch.setattr(f"{FAULTS_MODULE}.raise_faults", False)
         monkeypatch.setattr(f"{FAULTS_MODULE}._reported", set())
-        monkeypatch.setattr("opentelemetry.instrumentation.nats._telemetry.Telemetry.channel", fail)
+        monkeypatch.setattr("opentelemetry.instrumentation.nats._patches.jetstream.prototype_of", fail)
         ack = await js.publish(stream, b"order")
         assert ack.seq == 1
         assert telemetry.spans() == []

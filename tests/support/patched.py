@@ -10,9 +10,19 @@ from typing import Any
 
 import nats.aio.client
 
-from opentelemetry.instrumentation.nats._patches._patching import Rows
+from opentelemetry.instrumentation.nats._patches._replacing import Rows
 
-MODULES = ("client", "subscription", "jetstream", "key_value", "object_store", "service")
+MODULES = (
+    "client",
+    "message",
+    "subscription",
+    "jetstream",
+    "jetstream_subscriptions",
+    "management",
+    "key_value",
+    "object_store",
+    "service",
+)
 
 
 def rows() -> Rows:
@@ -30,7 +40,9 @@ def rows() -> Rows:
     return found
 
 
-PATCHED: list[tuple[Any, str]] = [(owner, name) for owner, name, _ in rows() if name in owner.__dict__]
+PATCHED: list[tuple[Any, str]] = [
+    (owner, name) for owner, name, *_ in rows() if owner is not None and name in owner.__dict__
+]
 """Every method that is replaced: the class that defines it, its name."""
 
 VERSION = tuple(int(part) for part in nats.aio.client.__version__.split(".")[:2])

@@ -40,6 +40,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.context import Context, attach, get_current
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 from opentelemetry.instrumentation.nats import _faults
+from opentelemetry.instrumentation.nats._delivering import Body, delivery_of, restore, start_process
 from opentelemetry.instrumentation.nats._options import (
     ConsumeHook,
     InstrumentOptions,
@@ -49,8 +50,10 @@ from opentelemetry.instrumentation.nats._options import (
     read_options,
     read_provider,
 )
+from opentelemetry.instrumentation.nats._origins import Origin
 from opentelemetry.instrumentation.nats._propagation import extract
-from opentelemetry.instrumentation.nats._telemetry import Telemetry, delivery_of, restore, suppressed
+from opentelemetry.instrumentation.nats._providers import suppressed
+from opentelemetry.instrumentation.nats._telemetry import Telemetry
 from opentelemetry.instrumentation.nats.package import _instruments  # pyright: ignore[reportPrivateUsage] (contrib's name)
 from opentelemetry.trace import INVALID_SPAN, Span, get_current_span
 
@@ -96,21 +99,26 @@ class NatsInstrumentor(BaseInstrumentor):
 
     def _instrument(self, **kwargs: Any) -> None:
         global _active
-        # They import nats, which a program that only has this package installed may not have.
-        from opentelemetry.instrumentation.nats._patches import Patches  # noqa: PLC0415
-        from opentelemetry.instrumentation.nats._patches._errors import classify  # noqa: PLC0415
+        try:
+            # They import nats, which a program that only has this package installed may not have.
+            from opentelemetry.instrumentation.nats._patches import Patches  # noqa: PLC0415
+            from opentelemetry.instrumentation.nats._patches._errors import classify  # noqa: PLC0415
 
-        tracer_provider = read_provider(kwargs, "tracer_provider", "get_tracer")
-        meter_provider = read_provider(kwargs, "meter_provider", "get_meter")
-        telemetry = Telemetry(tracer_provider, meter_provider, read_options(kwargs), classify)
-        self._patches = Patches(telemetry)
-        _active = telemetry
+            tracer_provider = read_provider(kwargs, "tracer_provider", "get_tracer")
+            meter_provider = read_provider(kwargs, "meter_provider", "get_meter")
+            telemetry = Telemetry(tracer_provider, meter_provider, read_options(kwargs), classify)
+            self._patches = Patches(telemetry)
+            _active = telemetry
+        except Exception:
+            # Raised, it would stop every later instrumentor. `Patches` leaves nothing half done.
+            _faults.report("instrument()")
 
     def _uninstrument(self, **kwargs: Any) -> None:
         global _active
         _active = None
-        self._patches.remove()
-        self._patches = None
+        if self._patches is not None:
+            self._patches.remove()
+            self._patches = None
 
 
 NATSInstrumentor = NatsInstrumentor
@@ -164,21 +172,25 @@ def process_message(msg: Any) -> Generator[Span]:
             restore(context, current)
         return
     try:
-        source = (None if delivery is None else delivery.source) or telemetry.source_of(msg)
-        delivery = telemetry.start_process(source, msg, current, counts=False)
+        origin = (None if delivery is None else delivery.origin) or _origin_of(telemetry, msg)
+        delivery = start_process(origin, msg, current, counts=False)
     except Exception:
         _faults.report("process_message")
     if delivery is None or delivery.span is None:
         yield get_current_span()
         return
-    context = delivery.context
-    attach(context)
+    body = Body()
+    body.enter(delivery, current)
     try:
         yield delivery.span
     except BaseException as error:
-        delivery.end(error)
+        body.leave(error)
         raise
     else:
-        delivery.end()
-    finally:
-        restore(context, current)
+        body.leave()
+
+
+def _origin_of(telemetry: Telemetry, msg: Any) -> Origin:
+    from opentelemetry.instrumentation.nats._patches._keeping import origin_of_message  # noqa: PLC0415 (imports nats)
+
+    return origin_of_message(telemetry, msg)

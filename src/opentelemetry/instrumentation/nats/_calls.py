@@ -11,21 +11,17 @@ So the mark names the one task that it is meant for, and is taken back when the 
 
 from __future__ import annotations
 
-import asyncio
-import sys
-from asyncio import _get_running_loop  # pyright: ignore[reportPrivateUsage] (documented; None where the other raises)
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from opentelemetry.context import Context
-
-if TYPE_CHECKING:
-    from opentelemetry.instrumentation.nats._attributes import Attributes
-    from opentelemetry.instrumentation.nats._connection import Channel, Source
-
+from opentelemetry.instrumentation.nats._attributes import Attributes
+from opentelemetry.instrumentation.nats._operations import Prototype
+from opentelemetry.instrumentation.nats._origins import Origin
+from opentelemetry.instrumentation.nats._providers import running_loop, task_of
 
 API_PREFIX = "$JS.API."
 """What the subjects of requests to JetStream begin with, unless a context has a prefix of its own."""
@@ -36,14 +32,14 @@ class Call:
 
     Attributes:
         recorded: Whether it is an operation, of which spans and metrics tell, and not the mark alone.
-        channel: Of an operation: what it is about.
+        prototype: Of an operation: what it is about.
         context: What a message published inside carries in its headers; None for nothing.
         injects: Whether it does; not when its sender chose another context, or its subject shall carry none.
         has_id: Whether the user gave the message that is sent an id.
         api_prefix: Subjects under it, or under one of them, are not the user's message but requests to JetStream, or
             chunks of an object.
         follows: The name of the one method of nats-py's whose calls inside are noted, or changed, on its behalf.
-        source: What a subscription made inside belongs to.
+        origin: Where the messages of a subscription made inside come from.
         reply: Found out: the reply subject of the last message published inside.
         stored: Found out: the headers of the stored messages that were read inside, each with what its link is to say.
         refusal: Found out: why the server ended a pull request.
@@ -51,13 +47,13 @@ class Call:
 
     # On the class, because few calls have them, and each one set costs every call.
     recorded: bool = False
-    channel: Channel | None = None
+    prototype: Prototype | None = None
     context: Context | None = None
     injects: bool = True
     has_id: bool = False
     api_prefix: str | tuple[str, ...] = API_PREFIX
     follows: str = ""
-    source: Source | None = None
+    origin: Origin | None = None
     reply: str = ""
     stored: Sequence[tuple[Any, Attributes | None]] = ()
     refusal: str = ""
@@ -68,11 +64,6 @@ class Call:
         if context is not None:
             self.follows = "publish"
 
-
-# `asyncio.current_task()` is written in Python before 3.12, and takes five times as long as what it looks into.
-task_of: Callable[[Any], asyncio.Task[Any] | None] = (
-    asyncio.current_task if sys.version_info >= (3, 12) else cast("Any", asyncio.tasks)._current_tasks.get
-)
 
 # Stands for the loop where none is running.
 _NO_LOOP: Any = object()
@@ -90,7 +81,7 @@ class Mark:
     def __init__(self) -> None:
         self.call: Call | None = None
         self.thread = get_ident()
-        self.loop = _get_running_loop() or _NO_LOOP
+        self.loop = running_loop() or _NO_LOOP
         # Its number, because the task has the context that has us. Another task may get the same number, once this
         # one is gone, and with it its calls.
         self.task = id(task_of(self.loop))

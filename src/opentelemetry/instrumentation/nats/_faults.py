@@ -38,3 +38,21 @@ def report(where: str) -> None:
     _logger.warning(
         "nats instrumentation: %s failed; messages go on, telemetry may be missing (logged once)", where, exc_info=True
     )
+
+
+def lost(name: str, costs: str) -> None:
+    """Logs, the first time, that a name which we read of nats-py is not there: a later release has renamed it.
+
+    Args:
+        name: The name, with its class.
+        costs: What is missing without it, in the words of a user.
+
+    Raises:
+        LookupError: When `raise_faults` is set.
+    """
+    if raise_faults:
+        raise LookupError(f"nats-py has no {name}")
+    if name in _reported:
+        return
+    _reported.add(name)
+    _logger.warning("nats instrumentation: this nats-py has no %s; without it %s (logged once)", name, costs)

@@ -10,16 +10,16 @@ instead of changes, and the difference between a context that a caller chose and
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
 from opentelemetry import propagate, trace
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
+from opentelemetry.instrumentation.nats._providers import SPAN_KEY, parts_of, span_context
 from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.propagators.textmap import Getter, TextMapPropagator
-from opentelemetry.trace.propagation import _SPAN_KEY  # pyright: ignore[reportPrivateUsage] (no public test is as cheap)
 
 # The longest value that the W3C formats ask anybody to carry (baggage). A longer one is no context, it is an attack.
 _LONGEST_VALUE = 8192
@@ -75,9 +75,7 @@ class _Configured:
     __slots__ = ("propagator", "readers", "writers")
 
     def __init__(self, propagator: TextMapPropagator) -> None:
-        parts: Sequence[TextMapPropagator] = [propagator]
-        if type(propagator) is CompositePropagator:
-            parts = propagator._propagators  # pyright: ignore[reportPrivateUsage] (there is no public one)
+        parts = parts_of(propagator)
         self.readers = [part for part in parts if _TRACEPARENT in part.fields]
         # That of baggage itself, no subclass, which might write what it likes.
         self.writers = [part for part in parts if type(part) is not W3CBaggagePropagator]
@@ -97,7 +95,7 @@ def _configure(propagator: TextMapPropagator) -> None:
 def write_context(context: Context) -> dict[str, str]:
     """Writes a context into new headers."""
     headers: dict[str, str] = {}
-    if len(context) == 1 and _SPAN_KEY in context:
+    if len(context) == 1 and SPAN_KEY in context:
         current = propagate.get_global_textmap()
         if current is not _configured.propagator:
             _configure(current)
@@ -148,16 +146,6 @@ def _in_lower_case(headers: Mapping[str, Any]) -> dict[str, Any]:
             value = None
         carrier[lower] = value
     return carrier
-
-
-def span_context(context: Context) -> trace.SpanContext | None:
-    """Returns the valid span context in an OpenTelemetry context, or None."""
-    # Not by `get_current_span`, which asks an abstract class what the span is: 0.3 us for each message.
-    span: Any = context.get(_SPAN_KEY)
-    if span is None:
-        return None
-    found = span.get_span_context()
-    return found if found.is_valid else None
 
 
 class Propagation:

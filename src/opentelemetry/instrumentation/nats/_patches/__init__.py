@@ -1,9 +1,9 @@
 # Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The patched methods, one module for each of nats-py's, each with a table of (class, method, wrapper).
+"""The patched methods, one module for each of nats-py's, each with a table of (class, method, what runs instead).
 
-To trace another method: find the module that is named like nats-py's, write the wrapper, add the row.
+To trace another method: find the module that is named like nats-py's, write the `Start` function, add the row.
 """
 
 from __future__ import annotations
@@ -12,11 +12,19 @@ import sys
 from logging import getLogger
 from typing import Any
 
-from nats.aio.client import Client
 from wrapt import register_post_import_hook
 
-from opentelemetry.instrumentation.nats._patches import client, jetstream, key_value, subscription
-from opentelemetry.instrumentation.nats._patches._patching import Patch, apply
+from opentelemetry.instrumentation.nats import _faults
+from opentelemetry.instrumentation.nats._patches import (
+    client,
+    jetstream,
+    jetstream_subscriptions,
+    key_value,
+    management,
+    message,
+    subscription,
+)
+from opentelemetry.instrumentation.nats._patches._replacing import Patch, apply
 from opentelemetry.instrumentation.nats._telemetry import Telemetry
 
 _logger = getLogger(__name__)
@@ -30,29 +38,41 @@ class Patches:
 
     Args:
         telemetry: The telemetry of that call.
+
+    Raises:
+        Exception: Something could not be replaced; nothing is then.
     """
 
     def __init__(self, telemetry: Telemetry) -> None:
         self._telemetry = telemetry
-        if hasattr(Client.__dict__["publish"], "__wrapped__"):
-            _logger.warning("nats-py is already patched by another instrumentation: its spans will appear twice")
         self._applied: list[Patch] = []
-        for module in (client, subscription, jetstream, key_value):
-            self._applied += apply(telemetry, module.ROWS)
-        self._applied.append(client.patch_error_callback(telemetry))
-        if _OBJECT_STORE in sys.modules:
-            from opentelemetry.instrumentation.nats._patches import object_store  # noqa: PLC0415
+        if client.is_patched():
+            _logger.warning("nats-py is already patched by another instrumentation: its spans will appear twice")
+        try:
+            for module in (client, message, subscription, jetstream, jetstream_subscriptions, management, key_value):
+                apply(telemetry, module.ROWS, self._applied)
+            self._applied.append(client.patch_error_callback(telemetry))
+            if _OBJECT_STORE in sys.modules:
+                from opentelemetry.instrumentation.nats._patches import object_store  # noqa: PLC0415
 
-            self._applied += apply(telemetry, object_store.ROWS)
-        # nats-py does not import its micro services by itself, so neither do we.
-        register_post_import_hook(self._patch_micro, _MICRO)
+                apply(telemetry, object_store.ROWS, self._applied)
+            # nats-py does not import its micro services by itself, so neither do we.
+            register_post_import_hook(self._patch_micro, _MICRO)
+        except BaseException:
+            self.remove()
+            raise
 
     def _patch_micro(self, _: Any) -> None:
         # The hook outlives us: it can't be taken back.
-        if self._telemetry.enabled:
+        if not self._telemetry.enabled:
+            return
+        try:
             from opentelemetry.instrumentation.nats._patches import service  # noqa: PLC0415
 
-            self._applied += apply(self._telemetry, service.ROWS)
+            apply(self._telemetry, service.ROWS, self._applied)
+        except Exception:
+            # Raised, it would reach the program's own `import nats.micro`.
+            _faults.report("tracing micro services")
 
     def remove(self) -> None:
         """Puts nats-py's own methods back, and silences what still lives: subscriptions, loops, captured methods."""

@@ -14,12 +14,15 @@ from contextvars import ContextVar
 from typing import Any
 
 from opentelemetry.instrumentation.nats import _faults
-from opentelemetry.instrumentation.nats._connection import SOURCE, Source
-from opentelemetry.instrumentation.nats._patches._handing_over import Describe, MessageLoop
-from opentelemetry.instrumentation.nats._patches._patching import Replaced, Wrapper
-from opentelemetry.instrumentation.nats._patches._receiving import receiving
-from opentelemetry.instrumentation.nats._patches._running import own_method, traced
-from opentelemetry.instrumentation.nats._telemetry import DELIVERY, Delivery, Telemetry
+from opentelemetry.instrumentation.nats._delivering import DELIVERY, Delivery, Describe
+from opentelemetry.instrumentation.nats._observing import stored_links
+from opentelemetry.instrumentation.nats._origins import Origin
+from opentelemetry.instrumentation.nats._patches import _nats
+from opentelemetry.instrumentation.nats._patches._bodies import MessageLoop
+from opentelemetry.instrumentation.nats._patches._replacing import Row, Rows
+from opentelemetry.instrumentation.nats._patches._running import traced
+from opentelemetry.instrumentation.nats._patches._waiting import receiving
+from opentelemetry.instrumentation.nats._telemetry import Telemetry
 
 _fed: ContextVar[Any] = ContextVar("opentelemetry_nats_fed", default=None)
 
@@ -44,69 +47,59 @@ class Feeder:
             _fed.set(None)
 
 
-def watcher_init(
-    telemetry: Telemetry, wrapped: Callable[..., Any], watcher: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> None:
-    """Wraps a watcher's `__init__`: from then on its queue knows the messages behind its entries."""
-    wrapped(*args, **kwargs)
-    queue = watcher._updates
-    put = queue.put
+def _make_init(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[..., Any]:
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        """Lets the watcher's queue know the messages behind its entries."""
+        original(self, *args, **kwargs)
+        queue = _nats.updates_of(self)
+        if queue is None:
+            return
+        put = queue.put
 
-    def noting_put(item: Any) -> Any:
-        message = _fed.get()
-        if message is not None and item is not None and telemetry.enabled:
-            _note(telemetry, item, message.headers)
-        return put(item)
+        def noting_put(item: Any) -> Any:
+            message = _fed.get()
+            if message is not None and item is not None and telemetry.enabled:
+                _note(telemetry, item, message.headers)
+            return put(item)
 
-    queue.put = noting_put
+        queue.put = noting_put
+
+    return __init__
 
 
 def _note(telemetry: Telemetry, item: Any, headers: Any) -> None:
     try:
-        links = telemetry.stored_links([(headers, None)])
+        links = stored_links(telemetry, [(headers, None)])
         item.__dict__[DELIVERY] = Delivery(None, links[0].context if links else None, headers)
     except Exception:
         _faults.report("reading the context of an update")
 
 
-def watcher_source(telemetry: Telemetry, watcher: Any, client: Any, bucket: str, subject: str) -> Source:
-    """Returns the source of a watcher's updates, which is kept on the watcher.
+def watcher_rows(watcher: Any, origin_of: Callable[[Telemetry, Any], Origin], describe: Describe) -> Rows:
+    """Makes the rows of the methods by which a watcher's updates reach the application.
 
     Args:
-        telemetry: The telemetry.
-        watcher: The watcher.
-        client: The client that it watches through.
-        bucket: Name of the bucket.
-        subject: The subject of all that is in it.
-    """
-    connection = telemetry.connection(client)
-    source = watcher.__dict__.get(SOURCE)
-    if source is None or source.connection is not connection:
-        source = watcher.__dict__[SOURCE] = Source(
-            connection, bucket, bucket=True, excluded=telemetry.is_excluded(subject)
-        )
-    return source
-
-
-def watcher_wrappers(
-    source_of: Callable[[Telemetry, Any], Source], describe: Describe
-) -> dict[str, Wrapper | Replaced]:
-    """Makes the wrappers of the methods by which a watcher's updates reach the application.
-
-    Args:
-        source_of: Finds the source of a watcher.
+        watcher: The watcher's class; None where this nats-py has none.
+        origin_of: Finds the origin of a watcher.
         describe: Makes the attributes of an update.
-
-    Returns:
-        The wrappers by the method's name.
     """
 
-    def aiter_(
-        telemetry: Telemetry, wrapped: Callable[..., Any], watcher: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        if not traced(telemetry):
-            return wrapped(*args, **kwargs)
-        return MessageLoop(telemetry, source_of(telemetry, watcher), own_method(watcher, "__anext__"), describe)
+    def make_aiter(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[..., Any]:
+        def __aiter__(self: Any) -> Any:
+            if not traced(telemetry):
+                return original(self)
+            try:
+                return MessageLoop(telemetry, origin_of(telemetry, self), self, describe)
+            except Exception:
+                _faults.report("tracing a loop")
+                return original(self)
 
-    receive = receiving(source_of, describe)
-    return {"__init__": watcher_init, "__aiter__": aiter_, "__anext__": receive, "updates": receive}
+        return __aiter__
+
+    receive = receiving(origin_of, describe)
+    return [
+        Row(watcher, "__init__", _make_init, coroutine=False),
+        Row(watcher, "__aiter__", make_aiter, optional=True, coroutine=False),
+        Row(watcher, "__anext__", receive, optional=True),
+        Row(watcher, "updates", receive),
+    ]

@@ -8,33 +8,35 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from nats.js.client import JetStreamContext
-from nats.js.errors import KeyNotFoundError, NoKeysError
-from nats.js.kv import KeyValue
-
 from opentelemetry.context import Context
 from opentelemetry.instrumentation.nats import _attributes as names
 from opentelemetry.instrumentation.nats._attributes import Attributes
 from opentelemetry.instrumentation.nats._calls import Call
-from opentelemetry.instrumentation.nats._connection import Operation, Source
-from opentelemetry.instrumentation.nats._patches._handing_over import Describe
-from opentelemetry.instrumentation.nats._patches._patching import Rows
-from opentelemetry.instrumentation.nats._patches._running import (
-    Arguments,
-    Consumed,
-    api_prefix,
-    client_of,
-    observing,
-    row,
-    sending,
-    the_result,
-)
-from opentelemetry.instrumentation.nats._patches._watching import watcher_source, watcher_wrappers
-from opentelemetry.instrumentation.nats._telemetry import ActiveOperation, ObservedCall, Telemetry, delivery_of
+from opentelemetry.instrumentation.nats._delivering import Describe, delivery_of
+from opentelemetry.instrumentation.nats._observing import Consumed, Observed
+from opentelemetry.instrumentation.nats._operations import Operation, Prototype
+from opentelemetry.instrumentation.nats._origins import Origin
+from opentelemetry.instrumentation.nats._patches import _nats
+from opentelemetry.instrumentation.nats._patches._keeping import origin_of_watcher, prototype_of
+from opentelemetry.instrumentation.nats._patches._replacing import Row, Rows
+from opentelemetry.instrumentation.nats._patches._running import Arguments, observing, row, sending, the_result
+from opentelemetry.instrumentation.nats._patches._watching import watcher_rows
+from opentelemetry.instrumentation.nats._sending import Send
+from opentelemetry.instrumentation.nats._telemetry import Telemetry
 from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
+
+_Context = _nats.find_class("nats.js.client", "JetStreamContext")
+_KeyValue = _nats.find_class("nats.js.kv", "KeyValue")
+_Watcher = _nats.find_class("nats.js.kv", "KeyValue.KeyWatcher")
+_NO_KEY = _nats.find_errors("nats.js.errors", "KeyNotFoundError")
+_NO_KEYS = _nats.find_errors("nats.js.errors", "NoKeysError")
 
 _PUT, _DELETE, _PURGE = "put", "delete", "purge"
 _OPERATIONS = {None: _PUT, "DEL": _DELETE, "PURGE": _PURGE}
+
+
+def _prototype(telemetry: Telemetry, kv: Any, operation: Operation) -> Prototype:
+    return prototype_of(telemetry, _nats.client_of_store(kv), operation, _nats.bucket_of(kv), resource=True)
 
 
 # -- one key ----------------------------------------------------------------------------------------------------------
@@ -43,22 +45,22 @@ _OPERATIONS = {None: _PUT, "DEL": _DELETE, "PURGE": _PURGE}
 def _start_write(
     operation: Operation, telemetry: Telemetry, kv: Any, context: Context, /, key: Any, *_: Any, **__: Any
 ) -> Call:
-    if telemetry.excludes and telemetry.is_excluded(f"{kv._pre}{key}"):
+    if telemetry.naming.excludes and telemetry.naming.excluded(f"{_nats.key_prefix(kv)}{key}"):
         return Call(context)
-    channel = telemetry.channel(client_of(kv), operation, kv._name, resource=True)
-    attributes = channel.attributes.copy()
+    prototype = _prototype(telemetry, kv, operation)
+    attributes = prototype.attributes.copy()
     if isinstance(key, str):
         attributes[names.KV_KEY] = key
-    return telemetry.start_send(channel, attributes, context)
+    return Send.start(prototype, attributes, context)
 
 
 def _start_create(operation: Operation, telemetry: Telemetry, kv: Any, *args: Any, **kwargs: Any) -> Call:
     call = _start_write(operation, telemetry, kv, *args, **kwargs)
-    call.api_prefix = api_prefix(kv._js)  # it reads what is there when there is something
+    call.api_prefix = _nats.api_prefix(_nats.context_of(kv))  # it reads what is there when there is something
     return call
 
 
-def _written(revision: Any, write: ActiveOperation) -> None:
+def _written(revision: Any, write: Send) -> None:
     if type(revision) is int:  # `delete` and `purge` return True, which is an int
         write.span.set_attribute(names.KV_REVISION, revision)
 
@@ -78,16 +80,16 @@ def _start_on_bucket(
     if key is None:
         key = keys
     known = isinstance(key, str)
-    if telemetry.excludes and telemetry.is_excluded(f"{kv._pre}{key if known else '>'}"):
+    if telemetry.naming.excludes and telemetry.naming.excluded(f"{_nats.key_prefix(kv)}{key if known else '>'}"):
         return Call()
-    channel = telemetry.channel(client_of(kv), operation, kv._name, resource=True)
-    call = ObservedCall(telemetry, context, channel)
+    prototype = _prototype(telemetry, kv, operation)
+    call = Observed(context, prototype)
     if known:
         call.attributes[names.KV_KEY] = key
     return call
 
 
-def _got(entry: Any, call: ObservedCall) -> None:
+def _got(entry: Any, call: Observed) -> None:
     attributes = call.attributes
     attributes[names.KV_OPERATION] = _PUT
     if entry.revision is not None:
@@ -97,7 +99,7 @@ def _got(entry: Any, call: ObservedCall) -> None:
 # -- the bucket -------------------------------------------------------------------------------------------------------
 
 
-def listed(describe: Describe, entries: Any, call: ObservedCall) -> None:
+def listed(describe: Describe, entries: Any, call: Observed) -> None:
     """Reads a list of what is stored: how many, and who wrote what."""
     stored: list[tuple[Any, Attributes | None]] = []
     for entry in entries:
@@ -121,15 +123,16 @@ def start_on_context(
     """Starts the methods of `JetStreamContext` that look up, make and delete a bucket, of either store."""
     bucket = arguments.get(args, kwargs, "bucket") or getattr(arguments.get(args, kwargs, "config"), "bucket", None)
     name = bucket if isinstance(bucket, str) else None
-    return ObservedCall(telemetry, context, telemetry.channel(js._nc, operation, name, resource=True))
+    return Observed(context, prototype_of(telemetry, _nats.client_of_context(js), operation, name, resource=True))
 
 
 # -- watchers ---------------------------------------------------------------------------------------------------------
 
 
-def _source_of(telemetry: Telemetry, watcher: Any) -> Source:
-    kv = watcher._js
-    return watcher_source(telemetry, watcher, client_of(kv), kv._name, f"{kv._pre}>")
+def _origin_of(telemetry: Telemetry, watcher: Any) -> Origin:
+    kv = _nats.store_of_watcher(watcher)
+    bucket = _nats.bucket_of(kv) or ""
+    return origin_of_watcher(telemetry, watcher, _nats.client_of_store(kv), bucket, f"{_nats.key_prefix(kv)}>")
 
 
 def _describe(entry: Any) -> Attributes:
@@ -162,39 +165,43 @@ _LISTED = partial(listed, _describe)
 
 ROWS: Rows = [
     *(
-        (KeyValue, name, sending(partial(start, _write(name, kv_operation)), _written))
+        Row(_KeyValue, name, sending(partial(start, _write(name, kv_operation)), _written))
         for name, (start, kv_operation) in _WRITES.items()
     ),
-    (
-        KeyValue,
+    Row(
+        _KeyValue,
         "get",
         observing(
             partial(_start_on_bucket, Operation.read("kv.get")),
             _got,
-            absent=(KeyNotFoundError,),
+            absent=_NO_KEY,
             links=True,
             consumed=the_result,
         ),
     ),
     *(
-        (
-            KeyValue,
+        Row(
+            _KeyValue,
             name,
             observing(
                 partial(_start_on_bucket, Operation.read(f"kv.{name}")),
                 _LISTED,
-                absent=(NoKeysError,),
+                absent=_NO_KEYS,
                 links=True,
                 consumed=consumed,
             ),
+            optional=True,
         )
         for name, consumed in _LISTS.items()
     ),
-    *((KeyValue, name, observing(partial(_start_on_bucket, Operation.client(f"kv.{name}")))) for name in _OTHERS),
+    *(
+        Row(_KeyValue, name, observing(partial(_start_on_bucket, Operation.client(f"kv.{name}"))), optional=True)
+        for name in _OTHERS
+    ),
     *(
         each
         for name in ("key_value", "create_key_value", "delete_key_value")
-        for each in row(JetStreamContext, name, observing, partial(start_on_context, Operation.client(name)))
+        for each in row(_Context, name, observing, partial(start_on_context, Operation.client(name)))
     ),
-    *((KeyValue.KeyWatcher, name, wrapper) for name, wrapper in watcher_wrappers(_source_of, _describe).items()),
+    *watcher_rows(_Watcher, _origin_of, _describe),
 ]

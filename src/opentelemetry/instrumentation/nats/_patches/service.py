@@ -5,91 +5,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from nats.micro.request import Request, ServiceError
-from nats.micro.service import Endpoint
-
-from opentelemetry.context import Context, attach, get_current
+from opentelemetry.context import Context
 from opentelemetry.instrumentation.nats import _attributes as names
+from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._attributes import Attributes
 from opentelemetry.instrumentation.nats._calls import Call
-from opentelemetry.instrumentation.nats._connection import Source
-from opentelemetry.instrumentation.nats._patches._patching import Rows
+from opentelemetry.instrumentation.nats._delivering import Delivery, delivery_of
+from opentelemetry.instrumentation.nats._origins import Origin
+from opentelemetry.instrumentation.nats._patches import _nats
+from opentelemetry.instrumentation.nats._patches._bodies import trace_handler
+from opentelemetry.instrumentation.nats._patches._keeping import connection_of
+from opentelemetry.instrumentation.nats._patches._replacing import Row, Rows
 from opentelemetry.instrumentation.nats._patches._running import Arguments, row, sending
-from opentelemetry.instrumentation.nats._patches.client import start_reply
-from opentelemetry.instrumentation.nats._telemetry import Delivery, Failure, Telemetry, delivery_of, suppressed
+from opentelemetry.instrumentation.nats._patches.message import start_reply
+from opentelemetry.instrumentation.nats._telemetry import Failure, Telemetry
+
+_Endpoint = _nats.find_class("nats.micro.service", "Endpoint")
+_Request = _nats.find_class("nats.micro.request", "Request")
+_SERVICE_ERRORS = _nats.find_errors("nats.micro.request", "ServiceError")
 
 # What micro answers with when a handler raises anything but a ServiceError.
 _INTERNAL_ERROR = "500"
 
 
-async def _start(
-    telemetry: Telemetry, wrapped: Callable[..., Any], endpoint: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
-    if telemetry.enabled:
-        endpoint._handler = _Handler(telemetry, endpoint, endpoint._handler)
-    return await wrapped(*args, **kwargs)
+def _make_start(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[..., Any]:
+    async def _start(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """Makes the process span around the endpoint's handler, inside of where micro swallows its exception."""
+        if telemetry.enabled:
+            try:
+                handler = _nats.handler_of(self)
+                if handler is not None:
+                    traced = trace_handler(telemetry, _origin(telemetry, self), handler, _nats.message_of, _explain)
+                    _nats.set_handler(self, traced)
+            except Exception:
+                _faults.report("tracing a micro service")
+        return await original(self, *args, **kwargs)
+
+    return _start
 
 
-class _Handler:
-    """Makes the process span around an endpoint's handler, inside of where micro swallows its exception.
-
-    Args:
-        telemetry: The telemetry.
-        endpoint: The endpoint.
-        handler: The user's handler.
-    """
-
-    __slots__ = ("_handler", "_source", "_telemetry")
-
-    def __init__(self, telemetry: Telemetry, endpoint: Any, handler: Callable[[Any], Awaitable[Any]]) -> None:
-        self._telemetry = telemetry
-        self._handler = handler
-        service = endpoint._service
-        self._source = Source(
-            telemetry.connection(service._client),
-            endpoint._subject,
-            group=endpoint._queue_group,
-            attributes={
-                names.SERVICE_NAME: service._name,
-                names.SERVICE_VERSION: service._version,
-                names.SERVICE_ID: service._id,
-                names.SERVICE_ENDPOINT: endpoint._name,
-            },
-        )
-
-    def __call__(self, request: Any) -> Awaitable[Any]:
-        if self._telemetry.idle() or suppressed(get_current()):
-            return self._handler(request)
-        return self._process(request)
-
-    async def _process(self, request: Any) -> Any:
-        delivery = self._telemetry.start_process(self._source, request._msg)
-        if delivery is None:
-            return await self._handler(request)
-        previous = get_current()
-        attach(delivery.context)
-        try:
-            result = await self._handler(request)
-        except BaseException as error:
-            _fail(delivery, error)
-            raise
-        finally:
-            attach(previous)
-        delivery.end(delivery.failure)
-        return result
+def _origin(telemetry: Telemetry, endpoint: Any) -> Origin:
+    service = _nats.service_of(endpoint)
+    name, version, number = _nats.service_identity(service)
+    attributes = {
+        names.SERVICE_NAME: name,
+        names.SERVICE_VERSION: version,
+        names.SERVICE_ID: number,
+        names.SERVICE_ENDPOINT: _nats.endpoint_name(endpoint),
+    }
+    return Origin(
+        connection_of(telemetry, _nats.client_of_service(service)),
+        _nats.subject_of_endpoint(endpoint),
+        group=_nats.queue_of_endpoint(endpoint),
+        attributes={name: value for name, value in attributes.items() if value is not None},
+    )
 
 
-def _fail(delivery: Delivery, error: BaseException) -> None:
-    if isinstance(error, ServiceError):
-        delivery.end(_service_error(delivery, error.code, error.description))
-        return
+def _explain(delivery: Delivery, error: BaseException) -> BaseException | Failure:
+    if isinstance(error, _SERVICE_ERRORS):
+        refused: Any = error
+        return _service_error(delivery, refused.code, refused.description)
     if isinstance(error, Exception):
         _service_error(delivery, _INTERNAL_ERROR, repr(error))
-    delivery.end(error)
+    return error
 
 
 def _service_error(delivery: Delivery, code: Any, description: Any) -> Failure:
@@ -108,7 +90,7 @@ def _start_respond(
     **kwargs: Any,
 ) -> Call:
     get = partial(arguments.get, args, kwargs)
-    return start_reply(telemetry, request._msg, get("data") or b"", get("headers"))
+    return start_reply(telemetry, _nats.message_of(request), get("data") or b"", get("headers"))
 
 
 def _start_respond_error(
@@ -122,15 +104,15 @@ def _start_respond_error(
 ) -> Call:
     get = partial(arguments.get, args, kwargs)
     code, description = get("code"), get("description")
-    delivery = delivery_of(request._msg)
+    delivery = delivery_of(_nats.message_of(request))
     if delivery is not None and delivery.span is not None:
         delivery.failure = _service_error(delivery, code, description)
     attributes: Attributes = {names.SERVICE_ERROR: str(description), names.SERVICE_ERROR_CODE: str(code)}
-    return start_reply(telemetry, request._msg, get("data") or b"", get("headers"), attributes)
+    return start_reply(telemetry, _nats.message_of(request), get("data") or b"", get("headers"), attributes)
 
 
 ROWS: Rows = [
-    (Endpoint, "_start", _start),
-    *row(Request, "respond", sending, _start_respond),
-    *row(Request, "respond_error", sending, _start_respond_error),
+    Row(_Endpoint, "_start", _make_start),
+    *row(_Request, "respond", sending, _start_respond),
+    *row(_Request, "respond_error", sending, _start_respond_error),
 ]

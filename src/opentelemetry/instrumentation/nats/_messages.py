@@ -1,0 +1,102 @@
+# Copyright The OpenTelemetry Authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What a received message says of itself: its attributes, and what its acknowledgement subject tells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from time import time_ns
+from typing import Any, Protocol
+
+from opentelemetry.context import Context
+from opentelemetry.instrumentation.nats import _attributes as names
+from opentelemetry.instrumentation.nats import _faults
+from opentelemetry.instrumentation.nats._attributes import (
+    MESSAGE_ID_HEADER,
+    AckSubject,
+    Attributes,
+    captured_headers,
+    header,
+    parse_ack_subject,
+)
+from opentelemetry.instrumentation.nats._origins import Origin
+from opentelemetry.instrumentation.nats._telemetry import Telemetry
+from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
+
+_DESTINATION = messaging.MESSAGING_DESTINATION_NAME
+_BODY_SIZE = messaging.MESSAGING_MESSAGE_BODY_SIZE
+_MESSAGE_ID = messaging.MESSAGING_MESSAGE_ID
+_SUBSCRIPTION = messaging.MESSAGING_DESTINATION_SUBSCRIPTION_NAME
+
+
+class Message(Protocol):
+    """What we use of a `nats.aio.msg.Msg`."""
+
+    subject: str
+    reply: str
+    data: bytes
+
+    @property
+    def headers(self) -> Mapping[str, Any] | None:
+        """The headers; their values are lists with nats-py's `fast_mail_parser` extra."""
+        ...
+
+
+def message_attributes(telemetry: Telemetry, attributes: Attributes, message: Message) -> AckSubject | None:
+    """Adds what only this message has to the attributes of its process, receive or settle span, or of a link to it.
+
+    Returns:
+        What its acknowledgement subject says, if it is a JetStream message.
+    """
+    attributes[_DESTINATION] = message.subject
+    attributes[_BODY_SIZE] = len(message.data)
+    headers = message.headers
+    message_id = header(headers, MESSAGE_ID_HEADER) if headers and MESSAGE_ID_HEADER in headers else None
+    reply = message.reply
+    ack = None
+    if reply:
+        ack = parse_ack_subject(reply)
+        if ack is None:
+            attributes[messaging.MESSAGING_MESSAGE_CONVERSATION_ID] = reply
+        else:
+            stream, consumer, count, sequence, consumer_sequence, _, pending, _ = ack
+            message_id = message_id or f"{stream}:{sequence}"
+            attributes[_SUBSCRIPTION] = consumer
+            attributes[names.JETSTREAM_STREAM] = stream
+            attributes[names.JETSTREAM_CONSUMER] = consumer
+            attributes[names.JETSTREAM_SEQUENCE] = sequence
+            attributes[names.JETSTREAM_CONSUMER_SEQUENCE] = consumer_sequence
+            attributes[names.JETSTREAM_DELIVERY_COUNT] = count
+            attributes[names.JETSTREAM_PENDING] = pending
+    if message_id is not None:
+        attributes[_MESSAGE_ID] = message_id
+    if telemetry.captures_headers and headers:
+        attributes.update(captured_headers(telemetry.options.headers, telemetry.propagation.fields(), headers))
+    return ack
+
+
+def count_deliveries(origin: Origin, acks: Sequence[AckSubject], context: Context) -> None:
+    """Records the delivery of JetStream messages to the application.
+
+    Args:
+        origin: Where they came from.
+        acks: What their acknowledgement subjects say.
+        context: The context with the span that they are delivered in.
+    """
+    metrics = origin.connection.telemetry.metrics
+    if not (metrics.on or metrics.resolve()):
+        return
+    record = metrics.delivery_latency.record
+    now = time_ns()
+    for stream, _, count, _, _, timestamp, pending, _ in acks:
+        series = origin.connection.readings.jetstream_series(stream, origin.consumer)
+        try:
+            record(max(0, now - timestamp) / 1e9, series.attributes, context)
+        except Exception:
+            _faults.report("recording a delivery")
+        if count > 1:
+            series.redeliveries += 1
+        if origin.consumer:
+            series.pending = pending
+            series.seen_at = now

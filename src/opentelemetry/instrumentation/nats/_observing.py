@@ -1,0 +1,182 @@
+# Copyright The OpenTelemetry Authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""An operation whose span is made when it is over.
+
+Only the answer tells the message, the links, or that there is nothing to tell; and what is given to a span at its
+creation costs 1 us less than what is set later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from time import perf_counter_ns, time_ns
+from typing import Any
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.instrumentation.nats import _faults
+from opentelemetry.instrumentation.nats._attributes import Attributes
+from opentelemetry.instrumentation.nats._calls import Call
+from opentelemetry.instrumentation.nats._hooks import run_consume_hook
+from opentelemetry.instrumentation.nats._operations import Prototype, Recorded
+from opentelemetry.instrumentation.nats._propagation import extract
+from opentelemetry.instrumentation.nats._providers import span_context
+from opentelemetry.instrumentation.nats._telemetry import Failure, Telemetry
+from opentelemetry.trace import INVALID_SPAN, Link, Span
+
+_NO_CONTEXT = Context()
+
+Consumed = Callable[[Any], Sequence[Any]]
+"""Finds in the result of a call what the application has consumed by it: messages, entries, infos of objects."""
+
+
+class Reading:
+    """How a method that reads what is stored is told.
+
+    Args:
+        absent: The exceptions that say that what was looked for does not exist.
+        links: Whether to link to the writers of what is read inside.
+        consumed: Finds what the consume hook is to see.
+    """
+
+    __slots__ = ("absent", "consumed", "links")
+
+    def __init__(
+        self, absent: tuple[type[BaseException], ...] = (), links: bool = False, consumed: Consumed | None = None
+    ) -> None:
+        self.absent = absent
+        self.links = links
+        self.consumed = consumed
+
+
+NOTHING_READ = Reading()
+"""Of a method that reads nothing stored."""
+
+
+class Observed(Call, Recorded):
+    """An operation that is told when it is over, and the mark for what nats-py calls inside.
+
+    Args:
+        parent: The context that holds the parent.
+        prototype: The operation and what it is about; None where that is known at the end, see `be`.
+
+    Attributes:
+        attributes: All attributes of the span; to be added to.
+        parent: The context that holds the parent.
+        started_at: When it began, in nanoseconds since the epoch.
+        reading: What is told of what it reads.
+    """
+
+    recorded = True
+    prototype: Prototype
+    follows = "get_msg"
+    reading: Reading = NOTHING_READ
+
+    def __init__(self, parent: Context, prototype: Prototype | None = None) -> None:
+        self.parent = parent
+        self.started = perf_counter_ns()
+        self.started_at = time_ns()
+        if prototype is not None:
+            self.prototype = prototype
+            self.attributes = prototype.attributes.copy()
+
+    def be(self, prototype: Prototype) -> None:
+        """Says what it is about, once that is known."""
+        self.prototype = prototype  # pyright: ignore[reportIncompatibleVariableOverride] (a Call may have none)
+        self.attributes = prototype.attributes.copy()
+
+    def fail(self, error: BaseException) -> None:
+        """Ends the operation with an exception; being cancelled is no failure."""
+        reading = self.reading
+        none = isinstance(error, reading.absent)
+        if none and getattr(error, "entry", None) is None:
+            self.stored = ()  # nats-py has found something, but not what it was asked for
+        self.succeed(None if none else error)
+
+    def succeed(self, failure: BaseException | Failure | None, instance: Any = None, result: Any = None) -> None:
+        """Ends the operation.
+
+        Args:
+            failure: What its answer told that failed.
+            instance: What was called.
+            result: What it returned.
+        """
+        reading = self.reading
+        links = stored_links(self.prototype.telemetry, self.stored) if reading.links and self.stored else ()
+        consumed = reading.consumed
+        self.end(failure, links, () if consumed is None or result is None else consumed(result))
+
+    def end(
+        self, error: BaseException | Failure | None = None, links: Sequence[Link] = (), messages: Sequence[Any] = ()
+    ) -> Span:
+        """Makes the span, records the metrics.
+
+        Args:
+            error: What the operation failed with, if it did.
+            links: The span's links.
+            messages: What was received, for the user's hook.
+
+        Returns:
+            The span, ended; an invalid one after a fault.
+        """
+        prototype, parent = self.prototype, self.parent
+        telemetry = prototype.telemetry
+        try:
+            self.span = span = telemetry.tracer.start_span(
+                prototype.span_name, parent, prototype.kind, self.attributes, links, self.started_at
+            )
+        except Exception:
+            _faults.report("starting a span")
+            return INVALID_SPAN
+        shows = telemetry.options.consume_hook is not None
+        if shows or telemetry.metrics.on:
+            parent = trace.set_span_in_context(span, parent)
+        self.context = parent
+        if shows:
+            run_consume_hook(telemetry.options, span, parent, messages)
+        self.finish(error)
+        return span
+
+    def nothing(self, failure: BaseException | Failure | None = None) -> None:
+        """Records that nothing came: an error's span if there is a reason, else no span and no error, the time only.
+
+        Args:
+            failure: Why nothing came; None where waiting was in vain, or was given up.
+        """
+        prototype = self.prototype
+        if prototype.excluded:
+            return
+        if failure is not None:
+            self.end(failure)
+            return
+        metrics = prototype.telemetry.metrics
+        if metrics.on or metrics.resolve():
+            try:
+                seconds = (perf_counter_ns() - self.started) / 1e9
+                metrics.operation_duration.record(seconds, prototype.series.attributes, self.parent)
+            except Exception:
+                _faults.report("recording an operation")
+
+    def __repr__(self) -> str:
+        return f"<call of {self.prototype.span_name!r}>"
+
+
+def stored_links(telemetry: Telemetry, stored: Sequence[tuple[Any, Attributes | None]]) -> list[Link]:
+    """Makes the links from a read to the writers of what it read.
+
+    Args:
+        telemetry: The telemetry.
+        stored: The headers of each message read, and the attributes of the link.
+    """
+    links: list[Link] = []
+    for headers, attributes in stored:
+        try:
+            writer = span_context(extract(headers, _NO_CONTEXT))
+        except Exception:
+            _faults.report("reading the context of a stored message")
+            continue
+        if writer is not None:
+            telemetry.propagation.remember(writer.span_id)
+            links.append(Link(writer, attributes))
+    return links

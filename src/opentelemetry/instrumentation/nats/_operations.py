@@ -1,0 +1,227 @@
+# Copyright The OpenTelemetry Authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The kinds of operations, what all spans of one kind on one destination share, and how an operation ends.
+
+A span's attributes are mostly those of the span before it. So they are built once, as a `Prototype`, and a message only
+adds its own few.
+"""
+
+from __future__ import annotations
+
+from asyncio import CancelledError
+from time import perf_counter_ns
+
+from opentelemetry.context import Context
+from opentelemetry.instrumentation.nats import _faults
+from opentelemetry.instrumentation.nats._attributes import Attributes
+from opentelemetry.instrumentation.nats._series import Series
+from opentelemetry.instrumentation.nats._telemetry import Failure, Telemetry
+from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
+from opentelemetry.semconv._incubating.metrics import messaging_metrics
+from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
+from opentelemetry.trace import Span, SpanKind
+from opentelemetry.trace.status import Status, StatusCode
+
+_SEND = messaging.MessagingOperationTypeValues.SEND.value
+_RECEIVE = messaging.MessagingOperationTypeValues.RECEIVE.value
+_PROCESS = messaging.MessagingOperationTypeValues.PROCESS.value
+_SETTLE = messaging.MessagingOperationTypeValues.SETTLE.value
+
+# A cancelled operation did not fail. Neither did a coroutine that its owner closed.
+_CANCELLED = (CancelledError, GeneratorExit)
+
+
+class Operation:
+    """A kind of operation, one for each row of the span table in docs/semconv.
+
+    Attributes:
+        name: `messaging.operation.name`, and the first word of the span's name.
+        type: `messaging.operation.type`, or None where the conventions have none.
+        kind: The span's kind.
+        counter: The counter of the messages that it sends or consumes, or None.
+        counts_at_end: Whether its message counts when it is over, with its error; what is received counts at once.
+        attributes: What else its spans have.
+    """
+
+    __slots__ = ("attributes", "counter", "counts_at_end", "kind", "name", "type")
+
+    def __init__(
+        self,
+        name: str,
+        type_: str | None,
+        kind: SpanKind,
+        counter: str | None = None,
+        counts_at_end: bool = False,
+        attributes: Attributes | None = None,
+    ) -> None:
+        self.attributes = attributes or {}
+        self.name = name
+        self.type = type_
+        self.kind = kind
+        self.counter = counter
+        self.counts_at_end = counts_at_end
+
+    def __repr__(self) -> str:
+        return f"<operation {self.name}>"
+
+    @staticmethod
+    def send(name: str, kind: SpanKind = SpanKind.PRODUCER, attributes: Attributes | None = None) -> Operation:
+        """An operation that sends a message of the application."""
+        return Operation(name, _SEND, kind, messaging_metrics.MESSAGING_CLIENT_SENT_MESSAGES, True, attributes)
+
+    @staticmethod
+    def receive(name: str) -> Operation:
+        """An operation by which the application asks for messages."""
+        return Operation(name, _RECEIVE, SpanKind.CLIENT, messaging_metrics.MESSAGING_CLIENT_CONSUMED_MESSAGES)
+
+    @staticmethod
+    def read(name: str) -> Operation:
+        """An operation that reads stored messages, which is no delivery."""
+        return Operation(name, _RECEIVE, SpanKind.CLIENT)
+
+    @staticmethod
+    def settle(name: str) -> Operation:
+        """An operation that acknowledges a message."""
+        return Operation(name, _SETTLE, SpanKind.CLIENT)
+
+    @staticmethod
+    def client(name: str) -> Operation:
+        """An operation on the server that is about no message."""
+        return Operation(name, None, SpanKind.CLIENT)
+
+
+PUBLISH = Operation.send("publish")
+REPLY = Operation.send("reply")
+REQUEST = Operation.send("request", SpanKind.CLIENT)
+RECEIVE = Operation.receive("receive")
+PROCESS = Operation("process", _PROCESS, SpanKind.CONSUMER, messaging_metrics.MESSAGING_CLIENT_CONSUMED_MESSAGES)
+
+
+class HeaderRoom:
+    """What headers a connection's server takes; one object for each connection, which changes with the server.
+
+    Attributes:
+        supported: Whether the server takes headers.
+        max_payload: Bytes of payload and headers that it takes.
+        ample: The largest payload, in bytes, beside which our headers find room unmeasured; -1 where they find none.
+    """
+
+    __slots__ = ("ample", "max_payload", "supported")
+
+    AT_MOST = 65536
+    """Bytes that nobody's trace headers reach."""
+
+    def __init__(self) -> None:
+        self.refresh(False, 0)
+
+    def refresh(self, supported: bool, max_payload: int) -> None:
+        """Follows the client to another server."""
+        self.supported = supported
+        self.max_payload = max_payload
+        self.ample = max_payload - self.AT_MOST if supported else -1
+
+
+class Prototype:
+    """One operation on one destination through one connection: all that its spans and metrics have in common.
+
+    Attributes:
+        telemetry: What it belongs to.
+        operation: The operation.
+        kind: The kind of its spans.
+        span_name: Name of its spans.
+        attributes: The spans' attributes at creation; copy before adding what only one message has.
+        series: Its metrics.
+        room: What headers its server takes.
+        excluded: Whether the user excluded the subject: no spans, no metrics.
+        carries_context: Whether a message sent may be given trace headers.
+        counts_at_end: Whether the message counts when an operation is over.
+        shared: Whether it is that of all subjects with its template, so that each message brings its own.
+    """
+
+    __slots__ = (
+        "attributes",
+        "carries_context",
+        "counts_at_end",
+        "excluded",
+        "kind",
+        "operation",
+        "room",
+        "series",
+        "shared",
+        "span_name",
+        "telemetry",
+    )
+
+    def __init__(
+        self,
+        telemetry: Telemetry,
+        operation: Operation,
+        span_name: str,
+        attributes: Attributes,
+        series: Series,
+        room: HeaderRoom,
+    ) -> None:
+        self.telemetry = telemetry
+        self.operation = operation
+        self.kind = operation.kind
+        self.span_name = span_name
+        self.attributes = attributes
+        self.series = series
+        self.room = room
+        self.excluded = False
+        self.carries_context = True
+        self.counts_at_end = operation.counts_at_end
+        self.shared = False
+
+    def __repr__(self) -> str:
+        return f"<{self.kind.name.lower()} spans named {self.span_name!r}{', excluded' if self.excluded else ''}>"
+
+
+class Recorded:
+    """An operation that has a span, and ends itself.
+
+    Attributes:
+        prototype: The operation and what it is about.
+        span: Its span.
+        context: The context with it.
+        started: When it began, on the clock of `perf_counter_ns`.
+    """
+
+    __slots__ = ()
+
+    prototype: Prototype
+    span: Span
+    context: Context
+    started: int
+
+    def finish(self, error: BaseException | Failure | None) -> None:
+        """Writes the outcome into the metrics and the span, and ends it. Raises nothing.
+
+        Args:
+            error: What the operation failed with, if it did; being cancelled is no failure.
+        """
+        prototype, span = self.prototype, self.span
+        telemetry = prototype.telemetry
+        series = prototype.series
+        metrics = telemetry.metrics
+        try:
+            try:
+                if error is not None and not isinstance(error, _CANCELLED):
+                    failure = error if isinstance(error, Failure) else telemetry.classify(error)
+                    series = series.failed(failure.error_type)
+                    if span.is_recording():
+                        span.set_attribute(ERROR_TYPE, failure.error_type)
+                        span.set_status(Status(StatusCode.ERROR, failure.description))
+                        if not failure.expected and isinstance(error, BaseException):
+                            span.record_exception(error)
+                if prototype.counts_at_end:
+                    series.count += 1
+                if metrics.on or (metrics.waiting and metrics.resolve()):
+                    operation = prototype.operation
+                    histogram = metrics.process_duration if operation is PROCESS else metrics.operation_duration
+                    histogram.record((perf_counter_ns() - self.started) / 1e9, series.attributes, self.context)
+            finally:
+                span.end()
+        except Exception:
+            _faults.report("recording an operation")

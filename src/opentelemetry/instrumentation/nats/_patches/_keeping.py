@@ -1,0 +1,108 @@
+# Copyright The OpenTelemetry Authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What we keep on nats-py's own objects: a client's connection, and where a subscription's messages come from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from opentelemetry.instrumentation.nats import _faults
+from opentelemetry.instrumentation.nats._connection import Connection
+from opentelemetry.instrumentation.nats._operations import Operation, Prototype
+from opentelemetry.instrumentation.nats._origins import Origin
+from opentelemetry.instrumentation.nats._patches import _nats
+from opentelemetry.instrumentation.nats._readings import ClientReadings
+from opentelemetry.instrumentation.nats._telemetry import Telemetry
+
+_Client = _nats.find_class("nats.aio.client", "Client")
+
+_CONNECTION = "_opentelemetry_connection"
+_ORIGIN = "_opentelemetry_origin"
+
+
+def connection_of(telemetry: Telemetry, client: Any) -> Connection:
+    """Returns what we know of a client's connection; of a fake, in a program's own tests, that is nothing."""
+    try:
+        connection: Connection | None = client.__dict__.get(_CONNECTION)
+        if connection is None or connection.telemetry is not telemetry:
+            connection = _make_connection(telemetry, client, counted=connection is not None)
+            client.__dict__[_CONNECTION] = connection
+        return connection
+    except Exception:
+        if _Client is not None and issubclass(type(client), _Client):  # its own type: a fake says that it is one
+            _faults.report("reading the state of a connection")
+    nowhere = telemetry.nowhere
+    if not isinstance(nowhere, Connection):
+        nowhere = telemetry.nowhere = _make_connection(telemetry, _NO_CLIENT)
+    return nowhere
+
+
+_NO_CLIENT = _nats.NoClient()
+
+
+def _make_connection(telemetry: Telemetry, client: Any, counted: bool = False) -> Connection:
+    stats: Any = client.stats
+    if type(stats) is not dict:
+        raise TypeError("a mock of a client")  # which would answer everything, with mocks
+
+    def is_application(subscription: Any) -> bool:
+        return not origin_of(telemetry, subscription).internal
+
+    readings = ClientReadings(_nats.ClientView(client, is_application), stats, telemetry.metrics.shared, counted)  # pyright: ignore[reportUnknownArgumentType]
+    connection = Connection(telemetry, readings, _nats.client_state(client))
+    telemetry.metrics.register(readings, client)
+    return connection
+
+
+def prototype_of(
+    telemetry: Telemetry, client: Any, operation: Operation, name: str | None, *, resource: bool = False
+) -> Prototype:
+    """Returns the prototype of an operation through a client's connection, see `Connection.prototype`."""
+    try:
+        connection: Connection = client.__dict__[_CONNECTION]
+        if connection.telemetry is telemetry:
+            return connection.prototypes[operation, name]
+    except (AttributeError, KeyError):
+        pass
+    return connection_of(telemetry, client).prototype(operation, name, resource=resource)
+
+
+def origin_of(telemetry: Telemetry, core: Any) -> Origin:
+    """Returns where the messages of a core subscription come from."""
+    origin: Origin | None = core.__dict__.get(_ORIGIN)
+    if origin is not None and origin.connection.telemetry is telemetry:
+        return origin
+    connection = connection_of(telemetry, _nats.client_of_subscription(core))
+    internal = _nats.waits_for_answer(core) if origin is None else origin.internal
+    origin = Origin(connection, _nats.subject_of(core), group=_nats.queue_of(core), internal=internal)
+    keep_origin(core, origin)
+    return origin
+
+
+def keep_origin(owner: Any, origin: Origin) -> None:
+    """Remembers on a core subscription, or on a watcher, where its messages come from."""
+    owner.__dict__[_ORIGIN] = origin
+
+
+def origin_of_watcher(telemetry: Telemetry, watcher: Any, client: Any, bucket: str, subject: str) -> Origin:
+    """Returns the origin of a watcher's updates, which is kept on the watcher.
+
+    Args:
+        telemetry: The telemetry.
+        watcher: The watcher.
+        client: The client that it watches through.
+        bucket: Name of the bucket.
+        subject: The subject of all that is in it.
+    """
+    connection = connection_of(telemetry, client)
+    origin: Origin | None = watcher.__dict__.get(_ORIGIN)
+    if origin is None or origin.connection is not connection:
+        origin = Origin(connection, bucket, bucket=True, excluded=telemetry.naming.excluded(subject))
+        keep_origin(watcher, origin)
+    return origin
+
+
+def origin_of_message(telemetry: Telemetry, message: Any) -> Origin:
+    """Makes an origin for a `Msg` that came through a subscription from before our time."""
+    return Origin(connection_of(telemetry, _nats.client_of_message(message)), message.subject)

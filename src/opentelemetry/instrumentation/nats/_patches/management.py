@@ -1,0 +1,160 @@
+# Copyright The OpenTelemetry Authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""`nats.js.manager`: streams, consumers, stored messages."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from opentelemetry.context import Context
+from opentelemetry.instrumentation.nats import _attributes as names
+from opentelemetry.instrumentation.nats._calls import Call
+from opentelemetry.instrumentation.nats._observing import Observed
+from opentelemetry.instrumentation.nats._operations import Operation
+from opentelemetry.instrumentation.nats._patches import _nats
+from opentelemetry.instrumentation.nats._patches._keeping import prototype_of
+from opentelemetry.instrumentation.nats._patches._replacing import Make, Row, Rows
+from opentelemetry.instrumentation.nats._patches._running import Arguments, Inner, Start, observing, row, the_result
+from opentelemetry.instrumentation.nats._telemetry import Telemetry
+from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
+
+_Manager = _nats.find_class("nats.js.manager", "JetStreamManager")
+
+
+def _start_manage(
+    operation: Operation,
+    arguments: Arguments,
+    telemetry: Telemetry,
+    manager: Any,
+    context: Context,
+    /,
+    *args: Any,
+    **kwargs: Any,
+) -> Call:
+    get = partial(arguments.get, args, kwargs)
+    stream = get("stream") or get("name") or get("stream_name") or getattr(get("config"), "name", None)
+    consumer = get("consumer")
+    if operation.name == "add_consumer":
+        config = get("config")
+        stream = get("stream")
+        consumer = next(
+            filter(
+                None,
+                (kwargs.get("name"), kwargs.get("durable_name"), *_names_of(config, "name", "durable_name")),
+            ),
+            None,
+        )
+    call = _on_stream(operation, telemetry, manager, context, stream)
+    if isinstance(consumer, str):
+        call.attributes[names.JETSTREAM_CONSUMER] = consumer
+    return call
+
+
+def _on_stream(operation: Operation, telemetry: Telemetry, manager: Any, context: Context, stream: Any) -> Observed:
+    known = isinstance(stream, str)
+    client = _nats.client_of_context(manager)
+    prototype = prototype_of(telemetry, client, operation, stream if known else None, resource=True)
+    call = Observed(context, prototype)
+    if known:
+        call.attributes[names.JETSTREAM_STREAM] = stream
+    return call
+
+
+def _names_of(config: Any, *fields: str) -> list[Any]:
+    return [getattr(config, field, None) for field in fields]
+
+
+def _start_stored(
+    operation: Operation,
+    telemetry: Telemetry,
+    manager: Any,
+    context: Context,
+    /,
+    stream_name: Any,
+    *_: Any,
+    **__: Any,
+) -> Call:
+    return _on_stream(operation, telemetry, manager, context, stream_name)
+
+
+async def _note_stored(call: Call, original: Any, self: Any, /, *args: Any, **kwargs: Any) -> Any:
+    """Runs `get_msg` inside of another read: notes what it reads, for a link to its writer."""
+    message = await original(self, *args, **kwargs)
+    call.stored = (*call.stored, (message.headers, None))
+    return message
+
+
+def _stored_answer(message: Any, call: Observed) -> None:
+    if not call.stored:  # by `get_last_msg`
+        call.stored = ((message.headers, None),)
+    attributes = call.attributes
+    attributes[messaging.MESSAGING_MESSAGE_BODY_SIZE] = len(message.data or b"")
+    if message.seq:
+        attributes[names.JETSTREAM_SEQUENCE] = message.seq
+    message_id = names.header(message.headers, names.MESSAGE_ID_HEADER)
+    if message_id:
+        attributes[messaging.MESSAGING_MESSAGE_ID] = message_id
+
+
+def _added_consumer(info: Any, call: Observed) -> None:
+    call.attributes[names.JETSTREAM_CONSUMER] = info.name
+
+
+def _found_stream(name: Any, call: Observed) -> None:
+    call.attributes[names.JETSTREAM_STREAM] = name
+
+
+_MANAGEMENT_ANSWERS = {"add_consumer": _added_consumer, "find_stream_name_by_subject": _found_stream}
+
+_MANAGEMENT = (
+    "account_info",
+    "find_stream_name_by_subject",
+    "stream_info",
+    "add_stream",
+    "update_stream",
+    "delete_stream",
+    "purge_stream",
+    "consumer_info",
+    "streams_info",
+    "streams_info_iterator",
+    "add_consumer",
+    "delete_consumer",
+    "pause_consumer",
+    "resume_consumer",
+    "reset_consumer",
+    "consumers_info",
+    "delete_msg",
+)
+
+
+# What came after nats-py 2.2.
+_LATER = ("streams_info_iterator", "pause_consumer", "resume_consumer", "reset_consumer", "get_last_msg", "get_msg")
+
+
+def _reading(start: Start, followed: str = "", inner: Inner | None = None) -> Make:
+    return observing(start, _stored_answer, links=True, consumed=the_result, followed=followed, inner=inner)
+
+
+ROWS: Rows = [
+    *(
+        each
+        for name in _MANAGEMENT
+        for each in row(
+            _Manager,
+            name,
+            observing,
+            partial(_start_manage, Operation.client(name)),
+            _MANAGEMENT_ANSWERS.get(name),
+            optional=name in _LATER,
+        )
+    ),
+    Row(
+        _Manager,
+        "get_msg",
+        _reading(partial(_start_stored, Operation.read("get_msg")), "get_msg", _note_stored),
+        optional=True,
+    ),
+    Row(_Manager, "get_last_msg", _reading(partial(_start_stored, Operation.read("get_last_msg"))), optional=True),
+]

@@ -1,0 +1,112 @@
+# Copyright The OpenTelemetry Authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""`nats.aio.msg`: answers and acknowledgements."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from opentelemetry.context import Context
+from opentelemetry.instrumentation.nats import _attributes as names
+from opentelemetry.instrumentation.nats._attributes import Attributes
+from opentelemetry.instrumentation.nats._calls import Call
+from opentelemetry.instrumentation.nats._delivering import bound_parent, delivery_of
+from opentelemetry.instrumentation.nats._messages import message_attributes
+from opentelemetry.instrumentation.nats._observing import Observed
+from opentelemetry.instrumentation.nats._operations import Operation
+from opentelemetry.instrumentation.nats._patches import _nats
+from opentelemetry.instrumentation.nats._patches._keeping import connection_of
+from opentelemetry.instrumentation.nats._patches._replacing import Row, Rows
+from opentelemetry.instrumentation.nats._patches._running import observing, sending
+from opentelemetry.instrumentation.nats._sending import Send, unrecorded
+from opentelemetry.instrumentation.nats._subjects import SERVICE_PREFIX
+from opentelemetry.instrumentation.nats._telemetry import Telemetry
+from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
+
+_Msg = _nats.find_class("nats.aio.msg", "Msg")
+
+_ACK = Operation.settle("ack")
+_SETTLE = {
+    "ack": _ACK,
+    "ack_sync": _ACK,
+    **{name: Operation.settle(name) for name in ("nak", "term", "in_progress")},
+}
+
+
+def _start_respond(
+    telemetry: Telemetry, message: Any, context: Context, /, data: Any = None, *_: Any, **__: Any
+) -> Call:
+    # The headers are an echo of those received: whatever context is in them, nobody chose it.
+    return start_reply(telemetry, message, data, None)
+
+
+def start_reply(
+    telemetry: Telemetry, message: Any, data: Any, headers: Any, attributes: Attributes | None = None
+) -> Call:
+    """Starts the operation of what answers a message, see `Start`.
+
+    Args:
+        telemetry: The telemetry.
+        message: The message that is answered.
+        data: The answer's payload.
+        headers: The answer's headers, as far as the caller chose them.
+        attributes: What the span has besides.
+    """
+    if not message.reply or message.subject.startswith(SERVICE_PREFIX):
+        return Call()
+    client = _nats.client_of_message(message)
+    if not client:
+        return Call()
+    prototype = connection_of(telemetry, client).reply_prototype(message.reply)
+    parent = bound_parent(message)
+    if prototype.excluded:
+        return unrecorded(prototype, parent)
+    all_attributes = prototype.attributes.copy()
+    if attributes:
+        all_attributes.update(attributes)
+    return Send.start(prototype, all_attributes, parent, headers, data)
+
+
+def _start_settle(
+    operation: Operation,
+    telemetry: Telemetry,
+    message: Any,
+    context: Context,
+    /,
+    *args: Any,
+    **kwargs: Any,
+) -> Call:
+    delivery = delivery_of(message)
+    if delivery is not None and delivery.settled:
+        delivery.settled = False
+        return Call()
+    origin = None if delivery is None else delivery.origin
+    if origin is not None:
+        prototype = origin.prototype(operation, message.subject)
+    else:
+        prototype = connection_of(telemetry, _nats.client_of_message(message)).prototype(operation, message.subject)
+    if prototype.excluded:
+        return Call()
+    call = Observed(bound_parent(message), prototype)
+    message_attributes(telemetry, call.attributes, message)
+    # They tell of the delivery, not of its settlement.
+    for name in _NOT_OF_SETTLEMENT:
+        call.attributes.pop(name, None)
+    return call
+
+
+_NOT_OF_SETTLEMENT = (
+    messaging.MESSAGING_MESSAGE_BODY_SIZE,
+    messaging.MESSAGING_MESSAGE_CONVERSATION_ID,
+    names.JETSTREAM_CONSUMER_SEQUENCE,
+    names.JETSTREAM_DELIVERY_COUNT,
+    names.JETSTREAM_PENDING,
+)
+
+
+ROWS: Rows = [
+    Row(_Msg, "respond", sending(_start_respond)),
+    *(Row(_Msg, name, observing(partial(_start_settle, operation))) for name, operation in _SETTLE.items()),
+]

@@ -1,0 +1,116 @@
+# Copyright The OpenTelemetry Authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What OpenTelemetry and asyncio keep to themselves: whether there are providers yet, where a context keeps its span.
+
+The only file that reads a private name of either. They are read because each message asks, and the public ways
+take longer. In a release that has such a name no more, the public way answers instead: slower, not different.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from opentelemetry import context as context_api
+from opentelemetry import metrics as metrics_api
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.instrumentation.utils import is_instrumentation_enabled
+from opentelemetry.propagators.composite import CompositePropagator
+from opentelemetry.propagators.textmap import TextMapPropagator
+from opentelemetry.trace import SpanContext, propagation
+
+# Where the API keeps the global providers, None until there are any. Its public getters read the process environment
+# until then: 1 us on every call without an SDK.
+_TRACING = vars(trace)
+_METRICS: Any = vars(getattr(metrics_api, "_internal", metrics_api))
+_TRACER_PROVIDER = "_TRACER_PROVIDER"
+_METER_PROVIDER = "_METER_PROVIDER"
+_PROXY_METER_PROVIDER = "_PROXY_METER_PROVIDER"
+
+SPAN_KEY: str | None = getattr(propagation, "_SPAN_KEY", None)
+"""The key by which a context keeps its span; None where a release of the API has another name for it."""
+
+_SUPPRESSED: str | None = getattr(context_api, "_SUPPRESS_INSTRUMENTATION_KEY", None)
+_SUPPRESSED_PLAIN = "suppress_instrumentation"
+
+
+def no_tracer_provider() -> bool:
+    """Tells whether the global tracer provider is known not to be set yet."""
+    return _TRACING.get(_TRACER_PROVIDER, True) is None
+
+
+def no_meter_provider() -> bool:
+    """Tells whether the global meter provider is known not to be set yet."""
+    return _METRICS.get(_METER_PROVIDER, True) is None
+
+
+def global_meter_provider() -> Any:
+    """Returns the global meter provider; None as long as there is none, True where that can't be told."""
+    return _METRICS.get(_METER_PROVIDER, True)
+
+
+def proxy_meter_provider() -> Any:
+    """Returns what stands for the global meter provider until there is one; None where that can't be told."""
+    return _METRICS.get(_PROXY_METER_PROVIDER)
+
+
+def suppressed(context: Context) -> bool:
+    """Tells whether `suppress_instrumentation()` is in effect.
+
+    Args:
+        context: The current context.
+    """
+    if _SUPPRESSED is None:
+        return not is_instrumentation_enabled()
+    return bool(context) and bool(context.get(_SUPPRESSED) or context.get(_SUPPRESSED_PLAIN))
+
+
+def span_context(context: Context) -> SpanContext | None:
+    """Returns the valid span context in an OpenTelemetry context, or None."""
+    # Not by `get_current_span`, which asks an abstract class what the span is: 0.3 us for each message.
+    span: Any = trace.get_current_span(context) if SPAN_KEY is None else context.get(SPAN_KEY)
+    if span is None:
+        return None
+    found = span.get_span_context()
+    return found if found.is_valid else None
+
+
+def parts_of(propagator: TextMapPropagator) -> Sequence[TextMapPropagator]:
+    """Returns the propagators that a composite one is made of; any other is the one part of itself."""
+    if type(propagator) is CompositePropagator:
+        return getattr(propagator, "_propagators", (propagator,))
+    return (propagator,)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+running_loop: Callable[[], asyncio.AbstractEventLoop | None] = getattr(asyncio, "_get_running_loop", _running_loop)
+"""Returns the running event loop, or None."""
+
+# `asyncio.current_task()` is written in Python before 3.12, and takes five times as long as what it looks into.
+_current_tasks: Any = None if sys.version_info >= (3, 12) else getattr(asyncio.tasks, "_current_tasks", None)
+
+task_of: Callable[[Any], asyncio.Task[Any] | None] = (
+    asyncio.current_task if _current_tasks is None else _current_tasks.get
+)
+"""Returns the task that a loop is running, or None."""
+
+
+def exception_of(future: asyncio.Future[Any]) -> BaseException | None:
+    """Returns what a future that is done, and not cancelled, has failed with, or None.
+
+    `exception()` would mark it as retrieved, and silence asyncio's "never retrieved" where the program never looks.
+    """
+    try:
+        return future._exception
+    except AttributeError:
+        return future.exception()

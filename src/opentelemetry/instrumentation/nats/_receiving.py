@@ -1,0 +1,153 @@
+# Copyright The OpenTelemetry Authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""A receive: the program has asked for a message, or several, and is told of it once they are in hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from opentelemetry import context as context_api
+from opentelemetry import trace
+from opentelemetry.context import Context, attach, get_current
+from opentelemetry.instrumentation.nats import _faults
+from opentelemetry.instrumentation.nats._attributes import AckSubject, Attributes
+from opentelemetry.instrumentation.nats._delivering import Delivery, Describe, deliver
+from opentelemetry.instrumentation.nats._messages import count_deliveries, message_attributes
+from opentelemetry.instrumentation.nats._observing import Observed
+from opentelemetry.instrumentation.nats._operations import RECEIVE
+from opentelemetry.instrumentation.nats._origins import Origin
+from opentelemetry.instrumentation.nats._providers import span_context
+from opentelemetry.instrumentation.nats._telemetry import Failure, Telemetry
+from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
+from opentelemetry.trace import Link, Span
+
+# Where a context that `next_msg()` made current keeps what was current before, with the option `activate_next_msg`.
+_ACTIVATION = context_api.create_key("nats-activation")
+
+_NO_CONTEXT = Context()
+
+
+class _Activation(NamedTuple):
+    """A context that `next_msg()` has left current.
+
+    Attributes:
+        before: The context from before.
+        span: The span that was made current.
+    """
+
+    before: Context
+    span: Span
+
+
+def before_receive(telemetry: Telemetry) -> Context:
+    """Returns the context that a receive is called in, after putting back what `activate_next_msg` replaced."""
+    context = get_current()
+    if not context or not telemetry.options.activate_next_msg:
+        return context
+    activation = context.get(_ACTIVATION)
+    # A span that the user has opened since is ambient: it stays, and the receive is its child.
+    if isinstance(activation, _Activation) and trace.get_current_span(context) is activation.span:
+        attach(activation.before)
+        return activation.before
+    return context
+
+
+class Receive(Observed):
+    """A receive of one message or several, and the mark for what nats-py calls inside.
+
+    Args:
+        origin: Where the messages come from.
+        ambient: The context that the receive was called in.
+    """
+
+    follows = ""
+    origin: Origin
+
+    def __init__(self, origin: Origin, ambient: Context) -> None:
+        super().__init__(ambient)
+        self.origin = origin  # pyright: ignore[reportIncompatibleVariableOverride] (it always has one)
+
+    def got(self, message: Any, describe: Describe | None = None) -> None:
+        """Ends it with one message.
+
+        Args:
+            message: The message, or KV entry, or object's info.
+            describe: Makes the attributes of what is no `Msg`.
+        """
+        origin, ambient = self.origin, self.parent
+        telemetry = origin.connection.telemetry
+        try:
+            nested = span_context(ambient) is not None if ambient else False
+            delivery, context = deliver(message, origin, _NO_CONTEXT if nested else ambient)
+            if describe is None:
+                self.be(origin.prototype(RECEIVE, message.subject))
+                ack = message_attributes(telemetry, self.attributes, message)
+            else:
+                self.be(origin.prototype(RECEIVE, origin.subject))
+                self.attributes.update(describe(message))
+                ack = None
+            prototype = self.prototype
+            if prototype.excluded:
+                return
+            prototype.series.count += 1
+            if not nested:
+                self.parent = context
+            creation = delivery.creation
+            span = self.end(None, () if creation is None else (Link(creation),), (message,))
+            delivery.span_context = span.get_span_context()
+            if ack is not None:
+                count_deliveries(origin, (ack,), trace.set_span_in_context(span, self.parent))
+            if telemetry.options.activate_next_msg and not nested:
+                context = trace.set_span_in_context(span, context)
+                attach(context_api.set_value(_ACTIVATION, _Activation(ambient, span), context))
+        except Exception:
+            _faults.report("recording a receive")
+
+    def got_batch(self, messages: Sequence[Any]) -> None:
+        """Ends it with several messages."""
+        origin = self.origin
+        telemetry = origin.connection.telemetry
+        try:
+            self.be(origin.prototype(RECEIVE, origin.subject))
+            prototype = self.prototype
+            if prototype.excluded:
+                return
+            links: list[Link] = []
+            untraced: list[Delivery] = []
+            acks: list[AckSubject] = []
+            for message in messages:
+                delivery, _ = deliver(message, origin, _NO_CONTEXT)
+                of_message: Attributes = {}
+                ack = message_attributes(telemetry, of_message, message)
+                if ack is not None:
+                    acks.append(ack)
+                if delivery.creation is None:
+                    untraced.append(delivery)
+                else:
+                    links.append(Link(delivery.creation, of_message))
+            prototype.series.count += len(messages)
+            self.attributes[messaging.MESSAGING_BATCH_MESSAGE_COUNT] = len(messages)
+            span = self.end(None, links, messages)
+            if acks:
+                count_deliveries(origin, acks, trace.set_span_in_context(span, self.parent))
+            # The batch's span is in no message's trace; only a message without one has nothing better.
+            for delivery in untraced:
+                delivery.span_context = span.get_span_context()
+        except Exception:
+            _faults.report("recording a receive")
+
+    def got_nothing(self, failure: BaseException | Failure | None) -> None:
+        """Ends it without a message, see `Observed.nothing`."""
+        try:
+            self.be(self.origin.prototype(RECEIVE, self.origin.subject))
+            self.nothing(failure)
+        except Exception:
+            _faults.report("recording a receive")
+
+
+class Fetch(Receive):
+    """A receive of several messages, which hears of what `next_msg` finds inside."""
+
+    follows = "next_msg"

@@ -1,0 +1,98 @@
+# Copyright The OpenTelemetry Authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The rooms of the package: imports run downwards only, and none grows past its bound. See docs/design."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import opentelemetry.instrumentation.nats as package
+
+ROOT = Path(package.__file__).parent
+PACKAGE = package.__name__
+
+# From the ground up. A room imports only rooms of the storeys below its own; a new room gets its line here.
+STOREYS = (
+    ("version", "package", "environment_variables", "_faults", "_providers", "_subjects"),
+    ("_options",),
+    ("_attributes", "_naming"),
+    ("_propagation", "_series"),
+    ("_readings",),
+    ("_metrics",),
+    ("_telemetry",),
+    ("_operations",),
+    ("_connection",),
+    ("_origins",),
+    ("_calls", "_messages"),
+    ("_hooks",),
+    ("_sending", "_observing", "_delivering"),
+    ("_receiving",),
+    ("_patches._errors", "_patches._nats", "_patches._replacing"),
+    ("_patches._keeping", "_patches._running"),
+    ("_patches._bodies", "_patches._waiting"),
+    ("_patches._watching",),
+    ("_patches.client", "_patches.message", "_patches.subscription", "_patches.jetstream", "_patches.management"),
+    ("_patches.jetstream_subscriptions", "_patches.key_value", "_patches.service"),
+    ("_patches.object_store",),
+    ("_patches",),
+    ("",),
+)
+
+MOST_LINES = 320
+"""Lines of a room. Past that it has more than one idea: make another room."""
+
+LARGER = {
+    "_patches._nats": 420,  # a small reader for each private name of nats-py
+}
+"""Rooms that are larger, each with a bound of its own."""
+
+
+def name_of(path: Path) -> str:
+    """Returns a module's name below the package."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+ROOMS = {name_of(path): path for path in sorted(ROOT.rglob("*.py")) if "server_trace" not in path.parts}
+HEIGHT = {room: height for height, storey in enumerate(STOREYS) for room in storey}
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Yields the rooms that a file imports, in functions and under `TYPE_CHECKING` too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            if not f"{name}.".startswith(f"{PACKAGE}."):
+                continue
+            # `from package import room` names a room; `from package.room import thing` a thing in one.
+            below = name[len(PACKAGE) + 1 :]
+            while below not in ROOMS:
+                below = below.rpartition(".")[0]
+            yield below
+
+
+def test_every_room_has_its_storey():
+    assert sorted(HEIGHT) == sorted(ROOMS)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_imports_run_downwards(room: str):
+    up = {other for other in imported(ROOMS[room]) if HEIGHT[other] >= HEIGHT[room]}
+    assert not up
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_has_one_idea(room: str):
+    lines = len(ROOMS[room].read_text(encoding="utf-8").splitlines())
+    assert lines <= LARGER.get(room, MOST_LINES)
