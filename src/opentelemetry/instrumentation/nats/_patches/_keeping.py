@@ -18,6 +18,7 @@ from opentelemetry.instrumentation.nats._telemetry import Telemetry
 _Client = _nats.find_class("nats.aio.client", "Client")
 
 _CONNECTION = "_opentelemetry_connection"
+_STORE = "_opentelemetry_store"
 _ORIGIN = "_opentelemetry_origin"
 
 
@@ -66,6 +67,21 @@ def prototype_of(
     except (AttributeError, KeyError):
         pass
     return connection_of(telemetry, client).prototype(operation, name, resource=resource)
+
+
+def prototype_of_store(telemetry: Telemetry, store: Any, operation: Operation) -> Prototype:
+    """Returns the prototype of an operation on a bucket of either store."""
+    try:
+        # Kept on the bucket: to read context, client and name of nats-py's at each call is 35 instructions.
+        connection, bucket = store.__dict__[_STORE]
+        if connection.telemetry is telemetry:
+            return connection.prototypes[operation, bucket]
+    except (AttributeError, KeyError):
+        pass
+    connection, bucket = connection_of(telemetry, _nats.client_of_store(store)), _nats.bucket_of(store)
+    if hasattr(store, "__dict__"):  # not a fake with slots
+        store.__dict__[_STORE] = connection, bucket
+    return connection.prototype(operation, bucket, resource=True)
 
 
 def origin_of(telemetry: Telemetry, core: Any) -> Origin:

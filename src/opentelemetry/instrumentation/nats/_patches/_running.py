@@ -111,14 +111,16 @@ def running(
 
     def make(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[..., Any]:
         async def run(self: Any, *args: Any, **kwargs: Any) -> Any:
-            context = get_current()
-            if (not telemetry.listening and telemetry.idle()) or (context and suppressed(context)):
+            if not telemetry.listening and telemetry.idle():
                 return await original(self, *args, **kwargs)
             mark = own_mark()
             call: Any = mark.call
             if call is not None:  # it is nats-py that calls
                 if inner is not None and call.follows == followed:
                     return await inner(call, original, self, *args, **kwargs)
+                return await original(self, *args, **kwargs)
+            context = get_current()
+            if context and suppressed(context):
                 return await original(self, *args, **kwargs)
             try:
                 call = start(telemetry, self, context, *args, **kwargs)

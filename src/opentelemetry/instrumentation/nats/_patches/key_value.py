@@ -14,10 +14,10 @@ from opentelemetry.instrumentation.nats._attributes import Attributes
 from opentelemetry.instrumentation.nats._calls import Call
 from opentelemetry.instrumentation.nats._delivering import Describe, delivery_of
 from opentelemetry.instrumentation.nats._observing import Consumed, Observed
-from opentelemetry.instrumentation.nats._operations import Operation, Prototype
+from opentelemetry.instrumentation.nats._operations import Operation
 from opentelemetry.instrumentation.nats._origins import Origin
 from opentelemetry.instrumentation.nats._patches import _nats
-from opentelemetry.instrumentation.nats._patches._keeping import origin_of_watcher, prototype_of
+from opentelemetry.instrumentation.nats._patches._keeping import origin_of_watcher, prototype_of, prototype_of_store
 from opentelemetry.instrumentation.nats._patches._replacing import Row, Rows
 from opentelemetry.instrumentation.nats._patches._running import Arguments, observing, row, sending, the_result
 from opentelemetry.instrumentation.nats._patches._watching import watcher_rows
@@ -35,10 +35,6 @@ _PUT, _DELETE, _PURGE = "put", "delete", "purge"
 _OPERATIONS = {None: _PUT, "DEL": _DELETE, "PURGE": _PURGE}
 
 
-def _prototype(telemetry: Telemetry, kv: Any, operation: Operation) -> Prototype:
-    return prototype_of(telemetry, _nats.client_of_store(kv), operation, _nats.bucket_of(kv), resource=True)
-
-
 # -- one key ----------------------------------------------------------------------------------------------------------
 
 
@@ -47,7 +43,7 @@ def _start_write(
 ) -> Call:
     if telemetry.naming.excludes and telemetry.naming.excluded(f"{_nats.key_prefix(kv)}{key}"):
         return Call(context)
-    prototype = _prototype(telemetry, kv, operation)
+    prototype = prototype_of_store(telemetry, kv, operation)
     attributes = prototype.attributes.copy()
     if isinstance(key, str):
         attributes[names.KV_KEY] = key
@@ -82,7 +78,7 @@ def _start_on_bucket(
     known = isinstance(key, str)
     if telemetry.naming.excludes and telemetry.naming.excluded(f"{_nats.key_prefix(kv)}{key if known else '>'}"):
         return Call()
-    prototype = _prototype(telemetry, kv, operation)
+    prototype = prototype_of_store(telemetry, kv, operation)
     call = Observed(context, prototype)
     if known:
         call.attributes[names.KV_KEY] = key

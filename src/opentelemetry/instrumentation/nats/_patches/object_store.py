@@ -18,10 +18,10 @@ from opentelemetry.instrumentation.nats import _attributes as names
 from opentelemetry.instrumentation.nats._attributes import Attributes
 from opentelemetry.instrumentation.nats._calls import Call
 from opentelemetry.instrumentation.nats._observing import Observed
-from opentelemetry.instrumentation.nats._operations import Operation, Prototype
+from opentelemetry.instrumentation.nats._operations import Operation
 from opentelemetry.instrumentation.nats._origins import Origin
 from opentelemetry.instrumentation.nats._patches import _nats
-from opentelemetry.instrumentation.nats._patches._keeping import origin_of_watcher, prototype_of
+from opentelemetry.instrumentation.nats._patches._keeping import origin_of_watcher, prototype_of_store
 from opentelemetry.instrumentation.nats._patches._replacing import Rows
 from opentelemetry.instrumentation.nats._patches._running import Arguments, observing, row, sending
 from opentelemetry.instrumentation.nats._patches._watching import watcher_rows
@@ -34,10 +34,6 @@ _Context = _nats.find_class("nats.js.client", "JetStreamContext")
 _ObjectStore = _nats.find_class("nats.js.object_store", "ObjectStore")
 _Watcher = _nats.find_class("nats.js.object_store", "ObjectStore.ObjectWatcher", optional=True)
 _NOT_FOUND = _nats.find_errors("nats.js.errors", "NotFoundError")
-
-
-def _prototype(telemetry: Telemetry, store: Any, operation: Operation) -> Prototype:
-    return prototype_of(telemetry, _nats.client_of_store(store), operation, _nats.bucket_of(store), resource=True)
 
 
 def _all(store: Any) -> str:
@@ -82,7 +78,7 @@ def _start_write(
     name = arguments.get(args, kwargs, "name") or getattr(arguments.get(args, kwargs, "meta"), "name", None)
     if telemetry.naming.excluded(_all(store)):
         return Call(context, _not_messages(store))
-    prototype = _prototype(telemetry, store, kind)
+    prototype = prototype_of_store(telemetry, store, kind)
     attributes = prototype.attributes.copy()
     if isinstance(name, str):
         attributes[names.OBJECT_NAME] = name
@@ -110,7 +106,7 @@ def _start_on_store(
     if telemetry.naming.excluded(_all(store)):
         return Call()
     name = arguments.get(args, kwargs, "name")
-    prototype = _prototype(telemetry, store, operation)
+    prototype = prototype_of_store(telemetry, store, operation)
     call = Observed(context, prototype)
     if isinstance(name, str):
         call.attributes[names.OBJECT_NAME] = name
