@@ -18,10 +18,13 @@ PACKAGE = package.__name__
 
 # From the ground up. A room imports only rooms of the storeys below its own; a new room gets its line here.
 STOREYS = (
-    ("version", "package", "environment_variables", "_faults", "_providers", "_subjects"),
+    ("version", "package", "environment_variables", "_incoming", "_providers", "_subjects", "_texts"),
+    ("_faults",),
     ("_options",),
     ("_attributes", "_naming"),
     ("_propagation", "_series"),
+    ("_arrived",),
+    ("_headers",),
     ("_readings",),
     ("_metrics",),
     ("_telemetry",),

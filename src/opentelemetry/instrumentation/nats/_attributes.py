@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from opentelemetry.instrumentation.nats import _texts
 from opentelemetry.instrumentation.nats._options import HeaderSelection
 from opentelemetry.instrumentation.nats._subjects import ACK_PREFIX
 from opentelemetry.util.types import AttributeValue
@@ -54,8 +55,21 @@ STATUS_HEADER = "Status"
 Attributes = dict[str, AttributeValue]
 
 _HEADER_PREFIX = "messaging.header."
-_REDACTED = "[REDACTED]"
-_SECRET_WORDS = ("authorization", "cookie", "token", "secret", "password", "key")
+
+# An SDK keeps 128 attributes of a span. Whoever may send a message chooses how many headers it has.
+_MOST_HEADERS = 32
+_MOST_VALUES = 32
+_LONGEST_NAME = 128
+
+# The statuses that NATS servers write into the header line: 100 heartbeats and flow control, 204 the end of a batch,
+# 4xx the end of a pull request and refused reads, 503 no responders.
+_STATUSES = frozenset({"100", "204", "400", "404", "408", "409", "412", "413", "423", "503"})
+_DESCRIPTION = "Description"
+_NATS_PREFIX = "Nats-"
+
+# A true acknowledgement subject is shorter by far, and what does not fit into an exporter's 64 bits loses it the batch.
+_LONGEST_ACK_SUBJECT = 1024
+_BITS = 63
 
 
 class AckSubject(NamedTuple):
@@ -93,7 +107,7 @@ def parse_ack_subject(reply: str | None) -> AckSubject | None:
     Returns:
         What it says; None if it is not an acknowledgement subject or only looks like one.
     """
-    if not reply or not reply.startswith(ACK_PREFIX):
+    if not reply or not reply.startswith(ACK_PREFIX) or len(reply) > _LONGEST_ACK_SUBJECT:
         return None
     tokens = reply.split(".")
     domain = ""
@@ -103,11 +117,15 @@ def parse_ack_subject(reply: str | None) -> AckSubject | None:
     elif len(tokens) != 9:
         return None
     try:
-        return AckSubject(
+        ack = AckSubject(
             tokens[2], tokens[3], int(tokens[4]), int(tokens[5]), int(tokens[6]), int(tokens[7]), int(tokens[8]), domain
         )
     except ValueError:
         return None
+    # All at once: whether one of them is negative or too large. Anybody may send a message with such a reply subject.
+    if (ack.delivery_count | ack.sequence | ack.consumer_sequence | ack.timestamp | ack.pending) >> _BITS:
+        return None
+    return ack
 
 
 def header(headers: Mapping[str, Any] | None, name: str) -> str | None:
@@ -118,19 +136,33 @@ def header(headers: Mapping[str, Any] | None, name: str) -> str | None:
         name: The header's name.
 
     Returns:
-        The value, the first one of a list; None without one.
+        The value, the first one of a list, cut: whoever sent the message chose it. None without one.
     """
     if not headers:
         return None
     value = headers.get(name)
     if isinstance(value, list) and value:
         value = value[0]  # pyright: ignore[reportUnknownVariableType] (of a user's mapping)
-    return value if isinstance(value, str) else None
+    return _texts.cut(value) if isinstance(value, str) else None
 
 
-def is_status(headers: Mapping[str, Any] | None, size: int) -> bool:
-    """Tells whether a message is the server's word (100, 404, 408, 409, 503) rather than somebody's message."""
-    return bool(headers) and size == 0 and header(headers, STATUS_HEADER) is not None
+def is_status(headers: Mapping[str, Any] | None, size: int, reply: str | None = None) -> bool:
+    """Tells whether a message is the server's word (100, 404, 408, 409, 503) rather than somebody's message.
+
+    The server writes a status into the header line, where nats-py finds it and makes a header `Status` of it. A header
+    of that name that somebody wrote is a header: it has another value, or stands beside headers that are not NATS' own.
+
+    Args:
+        headers: The message's headers.
+        size: Size of its payload in bytes.
+        reply: Its reply subject: what is to be acknowledged came from a stream, where no status is stored.
+    """
+    if size or not headers or (reply and reply.startswith(ACK_PREFIX)):
+        return False
+    status = header(headers, STATUS_HEADER)
+    return status in _STATUSES and all(
+        name in (STATUS_HEADER, _DESCRIPTION) or name.startswith(_NATS_PREFIX) for name in headers
+    )
 
 
 def captured_headers(
@@ -144,18 +176,23 @@ def captured_headers(
         headers: The message's headers.
 
     Returns:
-        `messaging.header.<lower-case name>` to a list of values; those of secret-sounding headers redacted.
+        `messaging.header.<lower-case name>` to a list of values; those of secret-sounding headers redacted. Of the
+        first headers only, if there are many.
     """
     attributes: Attributes = {}
     if not headers:
         return attributes
     for name, value in headers.items():
-        if not isinstance(name, str):
-            continue  # nats-py is about to refuse it, in its own words
+        if len(attributes) >= _MOST_HEADERS:
+            break
+        if not isinstance(name, str) or len(name) > _LONGEST_NAME:
+            continue  # no name at all (nats-py is about to refuse it, in its own words), or none to be shown
         lower = name.lower()
         if lower in propagated or not selection.selects(lower):
             continue
         values: list[Any] = value if isinstance(value, list) else [value]  # pyright: ignore[reportUnknownVariableType]
-        redact = any(word in lower for word in _SECRET_WORDS)
-        attributes[_HEADER_PREFIX + lower] = [_REDACTED if redact else str(item) for item in values]
+        redact = any(word in lower for word in _texts.SECRET_WORDS)
+        attributes[_HEADER_PREFIX + _texts.cut(lower)] = [
+            _texts.HIDDEN if redact else _texts.clean(str(item)) for item in values[:_MOST_VALUES]
+        ]
     return attributes

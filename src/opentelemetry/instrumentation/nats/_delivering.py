@@ -13,6 +13,7 @@ from opentelemetry import context as context_api
 from opentelemetry import trace
 from opentelemetry.context import Context, attach, get_current
 from opentelemetry.instrumentation.nats import _faults
+from opentelemetry.instrumentation.nats._arrived import came_with, note, note_of
 from opentelemetry.instrumentation.nats._attributes import Attributes
 from opentelemetry.instrumentation.nats._hooks import run_consume_hook
 from opentelemetry.instrumentation.nats._messages import count_deliveries, message_attributes
@@ -153,13 +154,15 @@ def deliver(message: Any, origin: Origin, base: Context) -> tuple[Delivery, Cont
         context = base
     if delivery is None:
         creation = None if context is base else span_context(context)
-        if creation is not None:
-            origin.connection.telemetry.propagation.remember(creation.span_id)
+        note(note_of(headers, None if creation is None else creation.span_id))
         delivery = Delivery(origin, creation)
         try:
             setattr(message, DELIVERY, delivery)
         except AttributeError:
             pass  # a message class of the user's with slots: acknowledging it falls back to its headers
+    elif delivery.creation is not None and not came_with(delivery.creation.span_id):
+        # In another task than the one that received it: a worker's, with a queue.
+        note(note_of(headers, delivery.creation.span_id))
     return delivery, context
 
 

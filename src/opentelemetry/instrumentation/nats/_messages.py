@@ -21,6 +21,7 @@ from opentelemetry.instrumentation.nats._attributes import (
     parse_ack_subject,
 )
 from opentelemetry.instrumentation.nats._origins import Origin
+from opentelemetry.instrumentation.nats._propagation import configured
 from opentelemetry.instrumentation.nats._telemetry import Telemetry
 from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
 
@@ -72,7 +73,7 @@ def message_attributes(telemetry: Telemetry, attributes: Attributes, message: Me
     if message_id is not None:
         attributes[_MESSAGE_ID] = message_id
     if telemetry.captures_headers and headers:
-        attributes.update(captured_headers(telemetry.options.headers, telemetry.propagation.fields(), headers))
+        attributes.update(captured_headers(telemetry.options.headers, configured().fields, headers))
     return ack
 
 

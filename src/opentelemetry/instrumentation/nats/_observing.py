@@ -16,13 +16,14 @@ from typing import Any
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.instrumentation.nats import _faults
+from opentelemetry.instrumentation.nats._arrived import note_read
 from opentelemetry.instrumentation.nats._attributes import Attributes
 from opentelemetry.instrumentation.nats._calls import Call
 from opentelemetry.instrumentation.nats._hooks import run_consume_hook
 from opentelemetry.instrumentation.nats._operations import Prototype, Recorded
 from opentelemetry.instrumentation.nats._propagation import extract
 from opentelemetry.instrumentation.nats._providers import span_context
-from opentelemetry.instrumentation.nats._telemetry import Failure, Telemetry
+from opentelemetry.instrumentation.nats._telemetry import Failure
 from opentelemetry.trace import INVALID_SPAN, Link, Span
 
 _NO_CONTEXT = Context()
@@ -103,7 +104,7 @@ class Observed(Call, Recorded):
             result: What it returned.
         """
         reading = self.reading
-        links = stored_links(self.prototype.telemetry, self.stored) if reading.links and self.stored else ()
+        links = stored_links(self.stored) if reading.links and self.stored else ()
         consumed = reading.consumed
         self.end(failure, links, () if consumed is None or result is None else consumed(result))
 
@@ -162,11 +163,10 @@ class Observed(Call, Recorded):
         return f"<call of {self.prototype.span_name!r}>"
 
 
-def stored_links(telemetry: Telemetry, stored: Sequence[tuple[Any, Attributes | None]]) -> list[Link]:
+def stored_links(stored: Sequence[tuple[Any, Attributes | None]]) -> list[Link]:
     """Makes the links from a read to the writers of what it read.
 
     Args:
-        telemetry: The telemetry.
         stored: The headers of each message read, and the attributes of the link.
     """
     links: list[Link] = []
@@ -177,6 +177,6 @@ def stored_links(telemetry: Telemetry, stored: Sequence[tuple[Any, Attributes | 
             _faults.report("reading the context of a stored message")
             continue
         if writer is not None:
-            telemetry.propagation.remember(writer.span_id)
+            note_read(writer.span_id)
             links.append(Link(writer, attributes))
     return links

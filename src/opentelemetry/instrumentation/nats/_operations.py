@@ -13,7 +13,7 @@ from asyncio import CancelledError
 from time import perf_counter_ns
 
 from opentelemetry.context import Context
-from opentelemetry.instrumentation.nats import _faults
+from opentelemetry.instrumentation.nats import _faults, _texts
 from opentelemetry.instrumentation.nats._attributes import Attributes
 from opentelemetry.instrumentation.nats._series import Series
 from opentelemetry.instrumentation.nats._telemetry import Failure, Telemetry
@@ -214,7 +214,8 @@ class Recorded:
                         span.set_attribute(ERROR_TYPE, failure.error_type)
                         span.set_status(Status(StatusCode.ERROR, failure.description))
                         if not failure.expected and isinstance(error, BaseException):
-                            span.record_exception(error)
+                            # Not by `record_exception`, which writes whatever the exception quotes.
+                            span.add_event("exception", _texts.exception_attributes(error))
                 if prototype.counts_at_end:
                     series.count += 1
                 if metrics.on or (metrics.waiting and metrics.resolve()):

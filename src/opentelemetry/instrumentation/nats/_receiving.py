@@ -12,6 +12,7 @@ from opentelemetry import context as context_api
 from opentelemetry import trace
 from opentelemetry.context import Context, attach, get_current
 from opentelemetry.instrumentation.nats import _faults
+from opentelemetry.instrumentation.nats._arrived import Note, note_all, noted
 from opentelemetry.instrumentation.nats._attributes import AckSubject, Attributes
 from opentelemetry.instrumentation.nats._delivering import Delivery, Describe, deliver
 from opentelemetry.instrumentation.nats._messages import count_deliveries, message_attributes
@@ -117,8 +118,10 @@ class Receive(Observed):
             links: list[Link] = []
             untraced: list[Delivery] = []
             acks: list[AckSubject] = []
+            notes: list[Note] = []
             for message in messages:
                 delivery, _ = deliver(message, origin, _NO_CONTEXT)
+                notes.append(noted())
                 of_message: Attributes = {}
                 ack = message_attributes(telemetry, of_message, message)
                 if ack is not None:
@@ -127,6 +130,7 @@ class Receive(Observed):
                     untraced.append(delivery)
                 else:
                     links.append(Link(delivery.creation, of_message))
+            note_all(notes)
             prototype.series.count += len(messages)
             self.attributes[messaging.MESSAGING_BATCH_MESSAGE_COUNT] = len(messages)
             span = self.end(None, links, messages)

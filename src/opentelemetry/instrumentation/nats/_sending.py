@@ -10,16 +10,19 @@ from typing import Any
 
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.instrumentation.nats import _faults
+from opentelemetry.instrumentation.nats import _faults, _headers
 from opentelemetry.instrumentation.nats._attributes import MESSAGE_ID_HEADER, Attributes, captured_headers, header
 from opentelemetry.instrumentation.nats._calls import Call
 from opentelemetry.instrumentation.nats._hooks import run_hook
 from opentelemetry.instrumentation.nats._operations import REQUEST, HeaderRoom, Prototype, Recorded
 from opentelemetry.instrumentation.nats._options import OutgoingMessage
-from opentelemetry.instrumentation.nats._propagation import Propagation, write_context
+from opentelemetry.instrumentation.nats._propagation import configured, write_context
 from opentelemetry.instrumentation.nats._telemetry import Failure, Telemetry
 from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
 from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanContext, SpanKind
+
+SHORT_SUBJECTS = 1000
+"""Characters of a subject and reply subject beside which the control line has room for headers unmeasured."""
 
 _BODY_SIZE = messaging.MESSAGING_MESSAGE_BODY_SIZE
 
@@ -121,35 +124,37 @@ class Send(Call, Recorded):
 def _read_headers(telemetry: Telemetry, headers: Any, parent: Context, attributes: Attributes) -> SpanContext | None:
     if telemetry.captures_headers:
         try:
-            attributes.update(captured_headers(telemetry.options.headers, telemetry.propagation.fields(), headers))
+            attributes.update(captured_headers(telemetry.options.headers, configured().fields, headers))
         except AttributeError:
             return None  # no headers at all: nats-py is about to say so
     message_id = header(headers, MESSAGE_ID_HEADER) if hasattr(headers, "get") else None
     if message_id is not None:
         attributes[messaging.MESSAGING_MESSAGE_ID] = message_id
-    return telemetry.propagation.chosen(headers, parent)
+    return _headers.chosen(headers, parent)
 
 
-def inject(propagation: Propagation, room: HeaderRoom, context: Context, size: int, headers: Any) -> Any:
+def inject(room: HeaderRoom, context: Context, size: int, headers: Any, subject: str, reply: str) -> Any:
     """Builds the headers of a message that carries a context.
 
     Args:
-        propagation: The headers that carry context.
         room: What headers the server takes.
         context: The context.
         size: Size of the payload in bytes.
         headers: The headers that the caller gave, of any type; never changed.
+        subject: The message's subject.
+        reply: Its reply subject, or an empty string.
 
     Returns:
         What to give to nats-py as headers.
     """
     try:
-        if headers is None and size <= room.ample:
+        if headers is None and size <= room.ample and len(subject) + len(reply) <= SHORT_SUBJECTS:
             return write_context(context) or None
         if not room.supported:
             return headers
         # The server counts headers, nats-py does not: past the limit the server closes the connection.
-        return propagation.inject(headers, context, room.max_payload - size)
+        subjects = len(f"{subject}{reply}".encode("utf-8", "surrogatepass"))
+        return _headers.inject(headers, context, room.max_payload - size, subjects)
     except Exception:
         _faults.report("writing the context of a message")
         return headers

@@ -15,7 +15,6 @@ from opentelemetry import trace
 from opentelemetry.instrumentation.nats._metrics import Metrics
 from opentelemetry.instrumentation.nats._naming import Naming
 from opentelemetry.instrumentation.nats._options import Options
-from opentelemetry.instrumentation.nats._propagation import Propagation
 from opentelemetry.instrumentation.nats._providers import no_meter_provider, no_tracer_provider
 from opentelemetry.instrumentation.nats.version import __version__
 from opentelemetry.metrics import MeterProvider
@@ -56,7 +55,6 @@ class Telemetry:
         listening: Whether somebody is known to listen to spans or metrics; ask `idle()` where it is False.
         options: The options.
         naming: The names of destinations.
-        propagation: The headers that carry context.
         metrics: The instruments.
         tracer: The tracer.
         captures_headers: Whether the user wants headers recorded.
@@ -76,7 +74,6 @@ class Telemetry:
         self.captures_headers = bool(options.headers)
         self.classify = classify
         self.naming = Naming(options)
-        self.propagation = Propagation()
         self.metrics = Metrics(meter_provider, SCOPE, __version__, SCHEMA_URL)
         self.tracer = trace.get_tracer(SCOPE, __version__, tracer_provider, schema_url=SCHEMA_URL)
         self.originals: dict[Any, Any] = {}

@@ -59,7 +59,7 @@ def _make_init(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[.
         def noting_put(item: Any) -> Any:
             message = _fed.get()
             if message is not None and item is not None and telemetry.enabled:
-                _note(telemetry, item, message.headers)
+                _note(item, message.headers)
             return put(item)
 
         queue.put = noting_put
@@ -67,9 +67,9 @@ def _make_init(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[.
     return __init__
 
 
-def _note(telemetry: Telemetry, item: Any, headers: Any) -> None:
+def _note(item: Any, headers: Any) -> None:
     try:
-        links = stored_links(telemetry, [(headers, None)])
+        links = stored_links([(headers, None)])
         item.__dict__[DELIVERY] = Delivery(None, links[0].context if links else None, headers)
     except Exception:
         _faults.report("reading the context of an update")

@@ -24,7 +24,7 @@ from opentelemetry.instrumentation.nats._patches._replacing import Patch, Row, R
 from opentelemetry.instrumentation.nats._patches._running import sending
 from opentelemetry.instrumentation.nats._propagation import write_context
 from opentelemetry.instrumentation.nats._providers import suppressed
-from opentelemetry.instrumentation.nats._sending import Send, inject, unrecorded
+from opentelemetry.instrumentation.nats._sending import SHORT_SUBJECTS, Send, inject, unrecorded
 from opentelemetry.instrumentation.nats._series import ASYNC_ERRORS, DROPPED
 from opentelemetry.instrumentation.nats._subjects import SERVICE_PREFIX
 from opentelemetry.instrumentation.nats._telemetry import Failure, Telemetry
@@ -118,7 +118,7 @@ def _make_publish(telemetry: Telemetry, original: Callable[..., Any]) -> Callabl
             size = len(payload)
         except TypeError:
             return await original(self, *args, **kwargs)  # which says so in its own words
-        if not isinstance(subject, str) or (context and suppressed(context)):
+        if not isinstance(subject, str) or not isinstance(reply, str) or (context and suppressed(context)):
             return await original(self, *args, **kwargs)
         send = None
         try:
@@ -126,7 +126,7 @@ def _make_publish(telemetry: Telemetry, original: Callable[..., Any]) -> Callabl
             if not telemetry.listening:
                 # Without an SDK there are no spans, but a trace that others record still passes through.
                 if telemetry.naming.carries_context(subject):
-                    headers = inject(telemetry.propagation, connection.room, context, size, headers)
+                    headers = inject(connection.room, context, size, headers, subject, reply)
             else:
                 if context and handled_reply(context) == subject:
                     prototype = connection.reply_prototype(subject)
@@ -141,7 +141,7 @@ def _make_publish(telemetry: Telemetry, original: Callable[..., Any]) -> Callabl
                     send = Send.start(prototype, attributes, context, headers, payload)
                     context = send.context
                 if prototype.carries_context and (send is None or send.injects):
-                    headers = inject(telemetry.propagation, connection.room, context, size, headers)
+                    headers = inject(connection.room, context, size, headers, subject, reply)
                 if send is not None and telemetry.options.publish_hook is not None:
                     send.show(subject, reply, headers, size)
         except Exception:
@@ -186,11 +186,11 @@ def _inner_publish(telemetry: Telemetry, original: Callable[..., Any]) -> Callab
                     if call.injects and (not withholds or telemetry.naming.carries_context(subject)):
                         prototype = call.prototype
                         room = connection_of(telemetry, self).room if prototype is None else prototype.room
-                        if headers is None and size <= room.ample:
+                        if headers is None and size <= room.ample and len(subject) + len(reply) <= SHORT_SUBJECTS:
                             # As `inject` does, without the time that calling it takes: most messages come here.
                             headers = write_context(context) or None
                         else:
-                            headers = inject(telemetry.propagation, room, context, size, headers)
+                            headers = inject(room, context, size, headers, subject, reply)
                     if shows and isinstance(call, Send) and not call.shown:
                         call.shown = True
                         call.show(subject, reply, headers, size)
