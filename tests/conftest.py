@@ -9,6 +9,7 @@ import contextlib
 import functools
 import inspect
 import itertools
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
@@ -22,6 +23,7 @@ pytest.register_assert_rewrite("support")
 
 from support.faults import Faults, raise_faults  # noqa: E402
 from support.otlp import OtlpReceiver  # noqa: E402
+from support.planted import PASSWORD, PlantedInLogs, nothing_found  # noqa: E402
 from support.server import NatsServer  # noqa: E402
 from support.telemetry import Telemetry  # noqa: E402
 
@@ -48,6 +50,21 @@ def _telemetry_faults() -> Iterator[Faults]:
 def _no_telemetry_faults(_telemetry_faults: Faults) -> Iterator[None]:
     """Fails the test after a fault of the instrumentation; one that wants faults sets `_faults.raise_faults` False."""
     with _telemetry_faults.none():
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _looks_for_planted_texts() -> Iterator[None]:
+    handler = PlantedInLogs()
+    logging.getLogger().addHandler(handler)
+    yield
+    logging.getLogger().removeHandler(handler)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_planted_got_out(_looks_for_planted_texts: None) -> Iterator[None]:
+    """Fails the test after which a planted secret or payload is found in telemetry or in a log line of ours."""
+    with nothing_found():
         yield
 
 
@@ -108,7 +125,8 @@ async def connect(
 ) -> AsyncIterator[Callable[..., Awaitable[Client]]]:
     """Connects clients: `await connect()`, `await connect(server)`, `await connect(url, name="other")`.
 
-    They are closed after the test, the last one first, and all streams of the common server are deleted.
+    Each has a password, which servers without users don't ask for and no telemetry may show. They are closed after the
+    test, the last one first, and all streams of the common server are deleted.
     """
     clients: list[Client] = []
 
@@ -116,7 +134,8 @@ async def connect(
         servers = server.url if isinstance(server, NatsServer) else server
         client = Client()
         clients.append(client)
-        await client.connect(servers, **{"reconnect_time_wait": 0.05, **options})
+        secret = {} if "@" in str(servers) or _CREDENTIALS & options.keys() else {"user": "tests", "password": PASSWORD}
+        await client.connect(servers, **{"reconnect_time_wait": 0.05, **secret, **options})
         return client
 
     yield factory
@@ -139,6 +158,8 @@ def js(nc: Client) -> JetStreamContext:
     """The JetStream context of `nc`."""
     return nc.jetstream()
 
+
+_CREDENTIALS = {"user", "password", "token", "user_credentials", "nkeys_seed", "nkeys_seed_str", "user_jwt_cb"}
 
 _numbers = itertools.count()
 

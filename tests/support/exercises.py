@@ -19,6 +19,7 @@ from nats.errors import NoRespondersError
 from nats.js import JetStreamContext
 from nats.js.errors import BadRequestError, KeyNotFoundError
 
+from support.planted import PAYLOAD
 from support.stores import listed, watching
 
 Exercise = Callable[[Client, str], Awaitable[Any]]
@@ -32,13 +33,13 @@ async def publish_to_a_callback(nc: Client, name: str) -> Any:
         got.set_result((msg.data, msg.headers["Own"]))
 
     await nc.subscribe(name, cb=callback)
-    answer = await nc.publish(name, b"hello", headers={"Own": "1"})
+    answer = await nc.publish(name, PAYLOAD, headers={"Own": "1"})
     return answer, await asyncio.wait_for(got, 5)
 
 
 async def publish_without_headers(nc: Client, name: str) -> Any:
     subscription = await nc.subscribe(name)
-    await nc.publish(name, b"hello")
+    await nc.publish(name, PAYLOAD)
     return (await subscription.next_msg(5)).data
 
 
@@ -59,12 +60,12 @@ async def request_and_respond(nc: Client, name: str) -> Any:
         await msg.respond(msg.data.upper())
 
     await nc.subscribe(name, cb=callback)
-    return (await nc.request(name, b"ping", timeout=5)).data
+    return (await nc.request(name, PAYLOAD, timeout=5)).data
 
 
 async def request_that_nobody_answers(nc: Client, name: str) -> Any:
     with pytest.raises(NoRespondersError) as caught:
-        await nc.request(name, b"ping", timeout=5)
+        await nc.request(name, PAYLOAD, timeout=5)
     return str(caught.value)
 
 
@@ -89,14 +90,14 @@ async def _stream(nc: Client, name: str) -> JetStreamContext:
 
 async def jetstream_publish(nc: Client, name: str) -> Any:
     js = await _stream(nc, name)
-    ack = await js.publish(f"{name}.one", b"hello", headers={"Own": "1"})
+    ack = await js.publish(f"{name}.one", PAYLOAD, headers={"Own": "1"})
     return ack.stream == name, ack.seq
 
 
 async def jetstream_publish_that_is_refused(nc: Client, name: str) -> Any:
     js = await _stream(nc, name)
     with pytest.raises(BadRequestError) as caught:
-        await js.publish(f"{name}.one", b"hello", headers={"Nats-Expected-Last-Sequence": "9"})
+        await js.publish(f"{name}.one", PAYLOAD, headers={"Nats-Expected-Last-Sequence": "9"})
     return caught.value.err_code
 
 
@@ -104,7 +105,7 @@ async def jetstream_publish_async(nc: Client, name: str) -> Any:
     if not hasattr(JetStreamContext, "publish_async"):
         return None
     js = await _stream(nc, name)
-    return (await asyncio.wait_for(await js.publish_async(f"{name}.one", b"hello"), 5)).seq
+    return (await asyncio.wait_for(await js.publish_async(f"{name}.one", PAYLOAD), 5)).seq
 
 
 async def jetstream_subscribe(nc: Client, name: str) -> Any:
@@ -115,7 +116,7 @@ async def jetstream_subscribe(nc: Client, name: str) -> Any:
         got.set_result(msg.data)
 
     await js.subscribe(f"{name}.one", cb=callback)
-    await js.publish(f"{name}.one", b"hello")
+    await js.publish(f"{name}.one", PAYLOAD)
     return await asyncio.wait_for(got, 5)
 
 
@@ -135,7 +136,7 @@ async def jetstream_fetch_and_ack(nc: Client, name: str) -> Any:
 
 async def stored_messages(nc: Client, name: str) -> Any:
     js = await _stream(nc, name)
-    await js.publish(f"{name}.one", b"hello")
+    await js.publish(f"{name}.one", PAYLOAD)
     return (await js.get_msg(name, 1)).data, (await js.get_last_msg(name, f"{name}.one")).data
 
 
@@ -186,7 +187,7 @@ async def micro_service(nc: Client, name: str) -> Any:
 
     service = await micro.add_service(nc, name=name, version="1.0.0")
     await service.add_endpoint(name="shout", subject=f"{name}.shout", handler=handler)
-    answer = await nc.request(f"{name}.shout", b"hello", timeout=5)
+    answer = await nc.request(f"{name}.shout", PAYLOAD, timeout=5)
     await service.stop()
     return answer.data
 

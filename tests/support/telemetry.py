@@ -20,6 +20,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Sampler
 from opentelemetry.util.types import AttributeValue
+from support.planted import PlantedInSpans, look_at_metrics
 from support.spans import span_context, tree
 from support.waiting import eventually
 
@@ -77,6 +78,7 @@ class Telemetry:
         self.tracer_provider = TracerProvider(sampler=sampler, resource=Resource.get_empty(), shutdown_on_exit=False)
         self.tracer_provider.add_span_processor(SimpleSpanProcessor(self._exporter))
         self.tracer_provider.add_span_processor(self.counter)
+        self.tracer_provider.add_span_processor(PlantedInSpans())
         self._reader = InMemoryMetricReader()
         self.meter_provider = MeterProvider([self._reader], resource=Resource.get_empty(), shutdown_on_exit=False)
         self.tracer = self.tracer_provider.get_tracer("tests")
@@ -182,7 +184,8 @@ class Telemetry:
             raise AssertionError(f"spans that never ended: {names}; the finished ones:\n{tree(self.spans())}") from None
 
     def shutdown(self) -> None:
-        """Ends the providers."""
+        """Ends the providers, after a look at what metrics there are."""
+        look_at_metrics(self._reader)
         self.tracer_provider.shutdown()
         self.meter_provider.shutdown()
 

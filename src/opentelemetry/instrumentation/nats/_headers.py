@@ -93,19 +93,17 @@ def inject(headers: Any, context: Context, room: int, subjects: int = 0) -> Any:
         staying, data = _divide(given, ours, context) if given else (given, given)
     except (AttributeError, TypeError, ValueError):
         return headers
-    plain = headers is None or type(headers) is dict
     if ours and subjects <= _LONGEST_SUBJECTS:
-        merged = _made(_with_ours(staying, ours, data), plain)
+        merged = _made(_with_ours(staying, ours, data), headers)
         if _block_size(merged) <= room:
             return merged
         of_spans = configured().of_spans()
-        merged = _made([*staying, *(item for item in ours.items() if item[0].lower() in of_spans)], plain)
+        merged = _made([*staying, *(item for item in ours.items() if item[0].lower() in of_spans)], headers)
         if _block_size(merged) <= room:
             return merged
     if len(staying) < len(given):
-        return _made(staying, plain) if staying else None
-    unchanged: Any = headers
-    return unchanged
+        return _made(staying, headers) if staying else None
+    return headers
 
 
 def _divide(
@@ -197,9 +195,9 @@ def _block_size(headers: Any) -> int:
         return 0
 
 
-def _made(items: list[tuple[str, Any]], plain: bool) -> Any:
+def _made(items: list[tuple[str, Any]], headers: Any) -> Any:
     # A mapping with an `items` of its own may have the same name twice: a dict would drop one of them.
-    return dict(items) if plain else _HeaderItems(items)
+    return dict(items) if headers is None or type(headers) is dict else _HeaderItems(items)
 
 
 class _HeaderItems(Mapping[str, Any]):

@@ -81,7 +81,7 @@ _VALUE = re.compile(r"b?'[^']*'?|b?\"[^\"]*\"?|[^\s'\",;)}\]]+")
 _WORDS = re.compile(r"(\s+)")
 
 # Python's own words about a URL with a stray character in its password.
-_PART_OF_URL = re.compile(r"(integer value as|netloc) .*(?= contains invalid|$)", re.DOTALL)
+_PART_OF_URL = re.compile(r"(integer value as|netloc) .*", re.DOTALL)
 
 # Of a line of source only the strings can be secret; what it does must stay readable.
 _STRING = re.compile(r"'(?:[^'\\]|\\.)*'?|\"(?:[^\"\\]|\\.)*\"?")
