@@ -94,6 +94,11 @@ class Wire:
             self._outgoing.write(f"HPUB {target} {sizes}\r\n".encode() + block + payload + b"\r\n")
         await self.flush()
 
+    async def send(self, frames: bytes) -> None:
+        """Sends protocol text as it is; the server has it when this returns."""
+        self._outgoing.write(frames)
+        await self.flush()
+
     async def frame(self) -> Frame:
         """Returns the next message that was delivered.
 

@@ -31,6 +31,8 @@ _LONGEST_TRACEPARENT = 256
 _LONGEST_NAME = 256
 _MOST_NAMES = 256
 _MOST_ENTRIES = 180
+_LONGEST_ENTRY = 4096
+_MOST_PROPERTIES = 64
 _MOST_MEMBERS = 32
 
 # Names that are looked up again and again are remembered; those that a remote chose to be long are not.
@@ -117,7 +119,10 @@ def _tracestate(value: str) -> str | None:
 def _baggage(value: str) -> str | None:
     # The API's expression for the commas takes quadratic time over blanks; and each entry that it refuses it logs.
     entries = [part.strip(" \t") for part in value.split(",", _MOST_ENTRIES)[:_MOST_ENTRIES]]
-    return ",".join(entry.translate(_BLANKS) for entry in entries if _is_entry(entry)) or None
+    if value.count(";") > _MOST_PROPERTIES:
+        entries = [entry for entry in entries if ";" not in entry]
+    good = (entry.translate(_BLANKS) for entry in entries if len(entry) <= _LONGEST_ENTRY and _is_entry(entry))
+    return ",".join(good) or None
 
 
 _SANE: dict[str, Callable[[str], str | None]] = {
