@@ -41,6 +41,7 @@ from opentelemetry.context import Context, attach, get_current
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._delivering import Body, delivery_of, restore, start_process
+from opentelemetry.instrumentation.nats._faults import FAULTS
 from opentelemetry.instrumentation.nats._options import (
     ConsumeHook,
     InstrumentOptions,
@@ -109,7 +110,7 @@ class NatsInstrumentor(BaseInstrumentor):
             telemetry = Telemetry(tracer_provider, meter_provider, read_options(kwargs), classify)
             self._patches = Patches(telemetry)
             _active = telemetry
-        except Exception:
+        except FAULTS:
             # Raised, it would stop every later instrumentor. `Patches` leaves nothing half done.
             _faults.report("instrument()")
 
@@ -138,7 +139,7 @@ def message_context(msg: Any) -> Context:
     headers = None if delivery is None else delivery.headers
     try:
         return extract(headers or getattr(msg, "headers", None), Context())
-    except Exception:
+    except FAULTS:
         _faults.report("reading the context of a message")
         return Context()
 
@@ -174,7 +175,7 @@ def process_message(msg: Any) -> Generator[Span]:
     try:
         origin = (None if delivery is None else delivery.origin) or _origin_of(telemetry, msg)
         delivery = start_process(origin, msg, current, counts=False)
-    except Exception:
+    except FAULTS:
         _faults.report("process_message")
     if delivery is None or delivery.span is None:
         yield get_current_span()

@@ -18,6 +18,7 @@ from opentelemetry.instrumentation.nats._operations import PROCESS, PUBLISH, REP
 from opentelemetry.instrumentation.nats._readings import ClientReadings
 from opentelemetry.instrumentation.nats._subjects import ACK_PREFIX, INBOX_PREFIX, is_plumbing
 from opentelemetry.instrumentation.nats._telemetry import Telemetry
+from opentelemetry.instrumentation.nats._texts import LONGEST, cut
 from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
 from opentelemetry.semconv.attributes.network_attributes import NETWORK_PEER_ADDRESS, NETWORK_PEER_PORT
 from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
@@ -208,8 +209,9 @@ class Connection:
             made = self._reply = self.make(REPLY, Destination("", inbox=True))
         naming = self.telemetry.naming
         prototype = Prototype(self.telemetry, REPLY, made.span_name, made.attributes.copy(), made.series, self.room)
-        prototype.attributes[messaging.MESSAGING_DESTINATION_NAME] = subject
-        prototype.attributes[messaging.MESSAGING_MESSAGE_CONVERSATION_ID] = subject
+        shown = subject if len(subject) <= LONGEST else cut(subject)
+        prototype.attributes[messaging.MESSAGING_DESTINATION_NAME] = shown
+        prototype.attributes[messaging.MESSAGING_MESSAGE_CONVERSATION_ID] = shown
         prototype.excluded = naming.excluded(subject)
         prototype.carries_context = naming.carries_context(subject)
         return prototype
@@ -235,14 +237,15 @@ class Connection:
             if operation is not PROCESS:
                 metric[messaging.MESSAGING_OPERATION_TYPE] = operation.type
         if destination is not None:
-            attributes[messaging.MESSAGING_DESTINATION_NAME] = destination.name
+            attributes[messaging.MESSAGING_DESTINATION_NAME] = cut(destination.name)
             if destination.inbox:
                 attributes[messaging.MESSAGING_DESTINATION_TEMPORARY] = True
                 attributes[messaging.MESSAGING_DESTINATION_ANONYMOUS] = True
             else:
                 label = naming.label(destination)
+                label = None if label is None else cut(label)
             if destination.template is not None:
-                attributes[messaging.MESSAGING_DESTINATION_TEMPLATE] = destination.template
+                attributes[messaging.MESSAGING_DESTINATION_TEMPLATE] = cut(destination.template)
             if label is not None:
                 metric[
                     messaging.MESSAGING_DESTINATION_NAME
@@ -251,10 +254,11 @@ class Connection:
                 ] = label
         if membership is not None:
             if membership.group:
-                attributes[messaging.MESSAGING_CONSUMER_GROUP_NAME] = membership.group
-                metric[messaging.MESSAGING_CONSUMER_GROUP_NAME] = membership.group
+                group = cut(membership.group)
+                attributes[messaging.MESSAGING_CONSUMER_GROUP_NAME] = group
+                metric[messaging.MESSAGING_CONSUMER_GROUP_NAME] = group
             if membership.consumer:
-                metric[messaging.MESSAGING_DESTINATION_SUBSCRIPTION_NAME] = membership.consumer
+                metric[messaging.MESSAGING_DESTINATION_SUBSCRIPTION_NAME] = cut(membership.consumer)
             if membership.attributes:
                 attributes.update(membership.attributes)
         prototype = Prototype(

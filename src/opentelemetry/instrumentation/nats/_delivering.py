@@ -15,6 +15,7 @@ from opentelemetry.context import Context, attach, get_current
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._arrived import came_with, note, note_of
 from opentelemetry.instrumentation.nats._attributes import Attributes
+from opentelemetry.instrumentation.nats._faults import FAULTS
 from opentelemetry.instrumentation.nats._hooks import run_consume_hook
 from opentelemetry.instrumentation.nats._messages import count_deliveries, message_attributes
 from opentelemetry.instrumentation.nats._operations import PROCESS, Prototype, Recorded
@@ -149,7 +150,7 @@ def deliver(message: Any, origin: Origin, base: Context) -> tuple[Delivery, Cont
         headers = message.headers
     try:
         context = extract(headers, base)
-    except Exception:
+    except FAULTS:
         _faults.report("reading the context of a message")
         context = base
     if delivery is None:
@@ -225,7 +226,7 @@ def start_process(
         if telemetry.options.consume_hook is not None:
             run_consume_hook(telemetry.options, span, context, (message,))
         return delivery
-    except Exception:
+    except FAULTS:
         _faults.report("starting a process span")
         return None
 
@@ -238,7 +239,7 @@ def bound_parent(message: Any) -> Context:
     delivery = delivery_of(message)
     try:
         context = extract(message.headers, current)
-    except Exception:
+    except FAULTS:
         _faults.report("reading the context of a message")
         context = current
     if delivery is not None and delivery.span_context is not None:

@@ -20,9 +20,11 @@ from opentelemetry.instrumentation.nats._attributes import (
     header,
     parse_ack_subject,
 )
+from opentelemetry.instrumentation.nats._faults import FAULTS
 from opentelemetry.instrumentation.nats._origins import Origin
 from opentelemetry.instrumentation.nats._propagation import configured
 from opentelemetry.instrumentation.nats._telemetry import Telemetry
+from opentelemetry.instrumentation.nats._texts import LONGEST, cut
 from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
 
 _DESTINATION = messaging.MESSAGING_DESTINATION_NAME
@@ -50,7 +52,8 @@ def message_attributes(telemetry: Telemetry, attributes: Attributes, message: Me
     Returns:
         What its acknowledgement subject says, if it is a JetStream message.
     """
-    attributes[_DESTINATION] = message.subject
+    subject = message.subject
+    attributes[_DESTINATION] = subject if len(subject) <= LONGEST else cut(subject)
     attributes[_BODY_SIZE] = len(message.data)
     headers = message.headers
     message_id = header(headers, MESSAGE_ID_HEADER) if headers and MESSAGE_ID_HEADER in headers else None
@@ -59,7 +62,7 @@ def message_attributes(telemetry: Telemetry, attributes: Attributes, message: Me
     if reply:
         ack = parse_ack_subject(reply)
         if ack is None:
-            attributes[messaging.MESSAGING_MESSAGE_CONVERSATION_ID] = reply
+            attributes[messaging.MESSAGING_MESSAGE_CONVERSATION_ID] = reply if len(reply) <= LONGEST else cut(reply)
         else:
             stream, consumer, count, sequence, consumer_sequence, _, pending, _ = ack
             message_id = message_id or f"{stream}:{sequence}"
@@ -73,7 +76,11 @@ def message_attributes(telemetry: Telemetry, attributes: Attributes, message: Me
     if message_id is not None:
         attributes[_MESSAGE_ID] = message_id
     if telemetry.captures_headers and headers:
+        # Before our own: where a span has room for few, the SDK drops the oldest.
+        own = attributes.copy()
+        attributes.clear()
         attributes.update(captured_headers(telemetry.options.headers, configured().fields, headers))
+        attributes.update(own)
     return ack
 
 
@@ -94,7 +101,7 @@ def count_deliveries(origin: Origin, acks: Sequence[AckSubject], context: Contex
         series = origin.connection.readings.jetstream_series(stream, origin.consumer)
         try:
             record(max(0, now - timestamp) / 1e9, series.attributes, context)
-        except Exception:
+        except FAULTS:
             _faults.report("recording a delivery")
         if count > 1:
             series.redeliveries += 1

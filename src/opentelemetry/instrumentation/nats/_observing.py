@@ -19,6 +19,7 @@ from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._arrived import note_read
 from opentelemetry.instrumentation.nats._attributes import Attributes
 from opentelemetry.instrumentation.nats._calls import Call
+from opentelemetry.instrumentation.nats._faults import FAULTS
 from opentelemetry.instrumentation.nats._hooks import run_consume_hook
 from opentelemetry.instrumentation.nats._operations import Prototype, Recorded
 from opentelemetry.instrumentation.nats._propagation import extract
@@ -127,7 +128,7 @@ class Observed(Call, Recorded):
             self.span = span = telemetry.tracer.start_span(
                 prototype.span_name, parent, prototype.kind, self.attributes, links, self.started_at
             )
-        except Exception:
+        except FAULTS:
             _faults.report("starting a span")
             return INVALID_SPAN
         shows = telemetry.options.consume_hook is not None
@@ -156,7 +157,7 @@ class Observed(Call, Recorded):
             try:
                 seconds = (perf_counter_ns() - self.started) / 1e9
                 metrics.operation_duration.record(seconds, prototype.series.attributes, self.parent)
-            except Exception:
+            except FAULTS:
                 _faults.report("recording an operation")
 
     def __repr__(self) -> str:
@@ -173,7 +174,7 @@ def stored_links(stored: Sequence[tuple[Any, Attributes | None]]) -> list[Link]:
     for headers, attributes in stored:
         try:
             writer = span_context(extract(headers, _NO_CONTEXT))
-        except Exception:
+        except FAULTS:
             _faults.report("reading the context of a stored message")
             continue
         if writer is not None:

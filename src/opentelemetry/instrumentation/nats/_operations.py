@@ -15,6 +15,7 @@ from time import perf_counter_ns
 from opentelemetry.context import Context
 from opentelemetry.instrumentation.nats import _faults, _texts
 from opentelemetry.instrumentation.nats._attributes import Attributes
+from opentelemetry.instrumentation.nats._faults import FAULTS
 from opentelemetry.instrumentation.nats._series import Series
 from opentelemetry.instrumentation.nats._telemetry import Failure, Telemetry
 from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
@@ -224,5 +225,5 @@ class Recorded:
                     histogram.record((perf_counter_ns() - self.started) / 1e9, series.attributes, self.context)
             finally:
                 span.end()
-        except Exception:
+        except FAULTS:
             _faults.report("recording an operation")

@@ -15,6 +15,7 @@ from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._arrived import Note, note_all, noted
 from opentelemetry.instrumentation.nats._attributes import AckSubject, Attributes
 from opentelemetry.instrumentation.nats._delivering import Delivery, Describe, deliver
+from opentelemetry.instrumentation.nats._faults import FAULTS
 from opentelemetry.instrumentation.nats._messages import count_deliveries, message_attributes
 from opentelemetry.instrumentation.nats._observing import Observed
 from opentelemetry.instrumentation.nats._operations import RECEIVE
@@ -103,7 +104,7 @@ class Receive(Observed):
             if telemetry.options.activate_next_msg and not nested:
                 context = trace.set_span_in_context(span, context)
                 attach(context_api.set_value(_ACTIVATION, _Activation(ambient, span), context))
-        except Exception:
+        except FAULTS:
             _faults.report("recording a receive")
 
     def got_batch(self, messages: Sequence[Any]) -> None:
@@ -139,7 +140,7 @@ class Receive(Observed):
             # The batch's span is in no message's trace; only a message without one has nothing better.
             for delivery in untraced:
                 delivery.span_context = span.get_span_context()
-        except Exception:
+        except FAULTS:
             _faults.report("recording a receive")
 
     def got_nothing(self, failure: BaseException | Failure | None) -> None:
@@ -147,7 +148,7 @@ class Receive(Observed):
         try:
             self.be(self.origin.prototype(RECEIVE, self.origin.subject))
             self.nothing(failure)
-        except Exception:
+        except FAULTS:
             _faults.report("recording a receive")
 
 

@@ -13,6 +13,7 @@ from opentelemetry.context import Context
 from opentelemetry.instrumentation.nats import _faults, _headers
 from opentelemetry.instrumentation.nats._attributes import MESSAGE_ID_HEADER, Attributes, captured_headers, header
 from opentelemetry.instrumentation.nats._calls import Call
+from opentelemetry.instrumentation.nats._faults import FAULTS
 from opentelemetry.instrumentation.nats._hooks import run_hook
 from opentelemetry.instrumentation.nats._operations import REQUEST, HeaderRoom, Prototype, Recorded
 from opentelemetry.instrumentation.nats._options import OutgoingMessage
@@ -77,14 +78,14 @@ class Send(Call, Recorded):
         if headers:
             try:
                 chosen = _read_headers(telemetry, headers, parent, attributes)
-            except Exception:
+            except FAULTS:
                 _faults.report("reading the headers of an outgoing message")
             else:
                 if chosen is not None:
                     kind, links = SpanKind.CLIENT, (Link(chosen),)
         try:
             span = telemetry.tracer.start_span(prototype.span_name, parent, kind, attributes, links)
-        except Exception:  # of a sampler, an id generator, a span processor
+        except FAULTS:  # of a sampler, an id generator, a span processor
             _faults.report("starting a span")
             span = INVALID_SPAN
         send = Send(prototype, span, trace.set_span_in_context(span, parent))
@@ -108,10 +109,12 @@ class Send(Call, Recorded):
 
     def fail(self, error: BaseException) -> None:
         """Ends the send with an exception; being cancelled is no failure."""
-        # Also where no answer came: it finds the other half of a request that timed out.
-        if self.reply and self.prototype.operation is REQUEST:
-            self.span.set_attribute(messaging.MESSAGING_MESSAGE_CONVERSATION_ID, self.reply)
-        self.finish(error)
+        try:
+            # Also where no answer came: it finds the other half of a request that timed out.
+            if self.reply and self.prototype.operation is REQUEST:
+                self.span.set_attribute(messaging.MESSAGING_MESSAGE_CONVERSATION_ID, self.reply)
+        finally:
+            self.finish(error)
 
     def succeed(self, failure: Failure | None, instance: Any = None, result: Any = None) -> None:
         """Ends the send, with the failure that its answer told, if any."""
@@ -124,9 +127,14 @@ class Send(Call, Recorded):
 def _read_headers(telemetry: Telemetry, headers: Any, parent: Context, attributes: Attributes) -> SpanContext | None:
     if telemetry.captures_headers:
         try:
-            attributes.update(captured_headers(telemetry.options.headers, configured().fields, headers))
+            captured = captured_headers(telemetry.options.headers, configured().fields, headers)
         except AttributeError:
             return None  # no headers at all: nats-py is about to say so
+        # Before our own: where a span has room for few, the SDK drops the oldest.
+        own = attributes.copy()
+        attributes.clear()
+        attributes.update(captured)
+        attributes.update(own)
     message_id = header(headers, MESSAGE_ID_HEADER) if hasattr(headers, "get") else None
     if message_id is not None:
         attributes[messaging.MESSAGING_MESSAGE_ID] = message_id
@@ -155,11 +163,19 @@ def inject(room: HeaderRoom, context: Context, size: int, headers: Any, subject:
         # The server counts headers, nats-py does not: past the limit the server closes the connection.
         subjects = len(f"{subject}{reply}".encode("utf-8", "surrogatepass"))
         return _headers.inject(headers, context, room.max_payload - size, subjects)
-    except Exception:
+    except FAULTS:
         _faults.report("writing the context of a message")
         return headers
 
 
-def unrecorded(prototype: Prototype, context: Context) -> Call:
-    """Returns the mark of a send that the user excluded: its message carries the context on, where its subject may."""
-    return Call(context if prototype.carries_context else None)
+def unrecorded(prototype: Prototype, context: Context, headers: Any = None) -> Call:
+    """Returns the mark of a send that the user excluded: its message carries the context on, where its subject may.
+
+    Args:
+        prototype: What is sent where.
+        context: The context.
+        headers: The headers that the caller gave, of any type; a context that he chose is respected.
+    """
+    call = Call(context if prototype.carries_context else None)
+    call.injects = not headers or _headers.chosen(headers, context) is None
+    return call

@@ -86,6 +86,8 @@ _PART_OF_URL = re.compile(r"(integer value as|netloc) .*", re.DOTALL)
 # Of a line of source only the strings can be secret; what it does must stay readable.
 _STRING = re.compile(r"'(?:[^'\\]|\\.)*'?|\"(?:[^\"\\]|\\.)*\"?")
 
+_QUOTATION = re.compile(r"(?<!\w)(?:'[^']*'?|\"[^\"]*\"?)")
+
 _LONE_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
@@ -163,6 +165,11 @@ def _without_credentials(word: str) -> str:
         return word
     scheme, separator, _ = before.partition("://")
     return f"{scheme}{separator}{host}" if separator else host
+
+
+def without_quotations(text: str) -> str:
+    """Takes out of a text what it quotes; an apostrophe is no quote."""
+    return _QUOTATION.sub(_without_content, text)
 
 
 def message_of(error: BaseException) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from wrapt import register_post_import_hook
 
 from opentelemetry.instrumentation.nats import _faults
+from opentelemetry.instrumentation.nats._faults import FAULTS
 from opentelemetry.instrumentation.nats._patches import (
     client,
     jetstream,
@@ -70,7 +71,7 @@ class Patches:
             from opentelemetry.instrumentation.nats._patches import service  # noqa: PLC0415
 
             apply(self._telemetry, service.ROWS, self._applied)
-        except Exception:
+        except FAULTS:
             # Raised, it would reach the program's own `import nats.micro`.
             _faults.report("tracing micro services")
 

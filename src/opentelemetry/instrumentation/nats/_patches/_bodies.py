@@ -18,6 +18,7 @@ from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._attributes import is_status
 from opentelemetry.instrumentation.nats._calls import Call, current_call, own_mark
 from opentelemetry.instrumentation.nats._delivering import Body, Delivery, Describe, delivery_of, start_process
+from opentelemetry.instrumentation.nats._faults import FAULTS
 from opentelemetry.instrumentation.nats._origins import Origin
 from opentelemetry.instrumentation.nats._patches._replacing import below
 from opentelemetry.instrumentation.nats._propagation import extract
@@ -96,7 +97,7 @@ async def _carry(handler: Handler, message: Any) -> None:
     previous = get_current()
     try:
         attach(extract(message.headers, Context()))
-    except Exception:
+    except FAULTS:
         _faults.report("reading the context of a message")
     try:
         await handler(message)

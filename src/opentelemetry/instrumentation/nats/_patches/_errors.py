@@ -42,3 +42,15 @@ def classify(error: BaseException) -> Failure:
         isinstance(error, js_errors.APIError) and error.err_code in _WRONG_LAST_SEQUENCE
     )
     return Failure(error_type(error), expected, _texts.message_of(error))
+
+
+def connect_failure(failure: Failure, error: BaseException) -> Failure:
+    """Says what the failure of a connect means: no stack trace, which may quote the URL, and the URL the password.
+
+    Args:
+        failure: What its exception means elsewhere.
+        error: The exception. One that is neither the system's nor nats-py's quotes whatever it was given.
+    """
+    foreign = not isinstance(error, (OSError, errors.Error))
+    description = _texts.without_quotations(failure.description) if foreign else failure.description
+    return failure._replace(expected=True, description=description)

@@ -9,6 +9,7 @@ from typing import Any
 
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._connection import Connection
+from opentelemetry.instrumentation.nats._faults import FAULTS
 from opentelemetry.instrumentation.nats._operations import Operation, Prototype
 from opentelemetry.instrumentation.nats._origins import Origin
 from opentelemetry.instrumentation.nats._patches import _nats
@@ -30,7 +31,7 @@ def connection_of(telemetry: Telemetry, client: Any) -> Connection:
             connection = _make_connection(telemetry, client, counted=connection is not None)
             client.__dict__[_CONNECTION] = connection
         return connection
-    except Exception:
+    except FAULTS:
         if _Client is not None and issubclass(type(client), _Client):  # its own type: a fake says that it is one
             _faults.report("reading the state of a connection")
     nowhere = telemetry.nowhere

@@ -78,15 +78,25 @@ def client_state(client: Any) -> ClientState:
     client_id = client.client_id
     info = _read(client, "_server_info", {}, "messages carry no context")
     prefix = _read(client, "_inbox_prefix", None, "inboxes with a prefix of their own count as subjects")
+    address, port = _address(uri)
     return ClientState(
-        address=getattr(uri, "hostname", None) or None,  # never the whole URL: it may hold a password
-        port=getattr(uri, "port", None),
+        address=address,
+        port=port,
         client_id=None if client_id is None else str(client_id),
         peer=_peer(client),
         headers=bool(info.get("headers")),
         max_payload=client.max_payload,
         inbox=INBOX_PREFIX if prefix is None else bytes(prefix).decode() + ".",
     )
+
+
+def _address(uri: Any) -> tuple[str | None, int | None]:
+    # Never the whole URL: it may hold a password.
+    try:
+        return getattr(uri, "hostname", None) or None, getattr(uri, "port", None)
+    except ValueError:
+        # With a stray character in the password, part of that passes for the host or the port.
+        return None, None
 
 
 def _peer(client: Any) -> tuple[str, int] | None:

@@ -12,7 +12,8 @@ from typing import Any
 
 from opentelemetry.context import get_current
 from opentelemetry.instrumentation.nats import _faults
-from opentelemetry.instrumentation.nats._calls import Call, current_call, own_mark
+from opentelemetry.instrumentation.nats._calls import Call, Mark, current_call, own_mark
+from opentelemetry.instrumentation.nats._faults import FAULTS
 from opentelemetry.instrumentation.nats._observing import Consumed, Reading
 from opentelemetry.instrumentation.nats._patches._replacing import Make, Row, Rows
 from opentelemetry.instrumentation.nats._providers import suppressed
@@ -111,30 +112,35 @@ def running(
 
     def make(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[..., Any]:
         async def run(self: Any, *args: Any, **kwargs: Any) -> Any:
-            if not telemetry.listening and telemetry.idle():
-                return await original(self, *args, **kwargs)
-            mark = own_mark()
-            call: Any = mark.call
-            if call is not None:  # it is nats-py that calls
-                if inner is not None and call.follows == followed:
-                    return await inner(call, original, self, *args, **kwargs)
-                return await original(self, *args, **kwargs)
-            context = get_current()
-            if context and suppressed(context):
-                return await original(self, *args, **kwargs)
+            mark: Any = None
+            outer: Any = None
+            call: Any = None
             try:
-                call = start(telemetry, self, context, *args, **kwargs)
-            except Exception as error:
-                call = _not_started(error, original, self, args, kwargs)
-            if reading is not None:
-                call.reading = reading
-            mark.call = call
+                if telemetry.listening or not telemetry.idle():
+                    mark = own_mark()
+                    outer = mark.call
+                    if outer is None:
+                        context = get_current()
+                        if not (context and suppressed(context)):
+                            call = start(telemetry, self, context, *args, **kwargs)
+                            if reading is not None:
+                                call.reading = reading
+                            mark.call = call
+            except FAULTS as error:
+                call = _not_started(error, mark, original, self, args, kwargs)
+            if call is None:
+                if inner is not None and outer is not None and outer.follows == followed:  # it is nats-py that calls
+                    return await inner(outer, original, self, *args, **kwargs)
+                return await original(self, *args, **kwargs)
             try:
                 result = await original(self, *args, **kwargs)
             except BaseException as error:
                 mark.call = None
                 if call.recorded:
-                    call.fail(error)
+                    try:
+                        call.fail(error)
+                    except FAULTS:
+                        _faults.report("recording an operation")
                 raise
             mark.call = None
             if call.recorded:
@@ -142,12 +148,15 @@ def running(
                 if answer is not None:
                     try:
                         failure = answer(result, call)
-                    except Exception:
+                    except FAULTS:
                         _faults.report("reading an answer")
-                if succeeded is None:
-                    call.succeed(failure, self, result)
-                else:
-                    succeeded(call, failure, self, result)
+                try:
+                    if succeeded is None:
+                        call.succeed(failure, self, result)
+                    else:
+                        succeeded(call, failure, self, result)
+                except FAULTS:
+                    _faults.report("recording an operation")
             return result
 
         return run
@@ -191,12 +200,18 @@ def observing(
 
 
 def _not_started(
-    error: Exception, original: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Call:
+    error: BaseException,
+    mark: Mark | None,
+    original: Callable[..., Any],
+    instance: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Call | None:
     """Returns the mark alone, where an operation could not be started, and reports why.
 
     Args:
         error: Why.
+        mark: The task's mark; None where not even that was found.
         original: nats-py's own function. Where it takes no such arguments either, it will say so in its own words.
         instance: What it is a method of.
         args: Its arguments.
@@ -204,7 +219,10 @@ def _not_started(
     """
     if not isinstance(error, TypeError) or _takes(original, instance, *args, **kwargs):
         _faults.report("starting an operation")
-    return Call()
+    if mark is None:
+        return None
+    mark.call = call = Call()
+    return call
 
 
 def _takes(function: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:

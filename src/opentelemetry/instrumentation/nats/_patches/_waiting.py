@@ -14,6 +14,7 @@ from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._attributes import is_status
 from opentelemetry.instrumentation.nats._calls import own_mark
 from opentelemetry.instrumentation.nats._delivering import Describe
+from opentelemetry.instrumentation.nats._faults import FAULTS
 from opentelemetry.instrumentation.nats._origins import Origin
 from opentelemetry.instrumentation.nats._patches import _nats
 from opentelemetry.instrumentation.nats._patches._replacing import Make
@@ -47,25 +48,25 @@ def receiving(
 
     def make(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[..., Any]:
         async def receive(self: Any, *args: Any, **kwargs: Any) -> Any:
-            if not telemetry.listening and telemetry.idle():
-                return await original(self, *args, **kwargs)
-            mark = own_mark()
-            call = mark.call
-            if call is not None:  # it is nats-py that calls
-                if inner is not None and call.follows == followed:
+            mark: Any = None
+            call: Any = None
+            receive: Any = None
+            try:
+                if telemetry.listening or not telemetry.idle():
+                    mark = own_mark()
+                    call = mark.call
+                    if call is None:
+                        context = get_current()
+                        if context:
+                            context = before_receive(telemetry)
+                        if not suppressed(context):
+                            mark.call = receive = Receive(origin_of(telemetry, self), context)
+            except FAULTS:
+                _faults.report("starting a receive")
+            if receive is None:
+                if inner is not None and call is not None and call.follows == followed:  # it is nats-py that calls
                     return await inner(call, original, self, *args, **kwargs)
                 return await original(self, *args, **kwargs)
-            context = get_current()
-            if context:
-                context = before_receive(telemetry)
-                if suppressed(context):
-                    return await original(self, *args, **kwargs)
-            try:
-                receive = Receive(origin_of(telemetry, self), context)
-            except Exception:
-                _faults.report("starting a receive")
-                return await original(self, *args, **kwargs)
-            mark.call = receive
             try:
                 message = await original(self, *args, **kwargs)
             except BaseException as error:
@@ -74,11 +75,14 @@ def receiving(
                     receive.got_nothing(None if isinstance(error, _NOTHING) else error)
                 raise
             mark.call = None
-            if describe is not None:
-                if message is not None and not isinstance(message, _STOPPED):
-                    receive.got(message, describe)
-            elif message.data or not is_status(message.headers, 0):
-                receive.got(message)
+            try:
+                if describe is not None:
+                    if message is not None and not isinstance(message, _STOPPED):
+                        receive.got(message, describe)
+                elif message.data or not is_status(message.headers, 0, message.reply):
+                    receive.got(message)
+            except FAULTS:
+                _faults.report("recording a receive")
             return message
 
         return receive

@@ -15,6 +15,7 @@ from typing import Any
 
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._delivering import DELIVERY, Delivery, Describe
+from opentelemetry.instrumentation.nats._faults import FAULTS
 from opentelemetry.instrumentation.nats._observing import stored_links
 from opentelemetry.instrumentation.nats._origins import Origin
 from opentelemetry.instrumentation.nats._patches import _nats
@@ -59,7 +60,7 @@ def _make_init(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[.
         def noting_put(item: Any) -> Any:
             message = _fed.get()
             if message is not None and item is not None and telemetry.enabled:
-                _note(item, message.headers)
+                _note(item, message)
             return put(item)
 
         queue.put = noting_put
@@ -67,11 +68,12 @@ def _make_init(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[.
     return __init__
 
 
-def _note(item: Any, headers: Any) -> None:
+def _note(item: Any, message: Any) -> None:
     try:
+        headers = message.headers
         links = stored_links([(headers, None)])
         item.__dict__[DELIVERY] = Delivery(None, links[0].context if links else None, headers)
-    except Exception:
+    except FAULTS:
         _faults.report("reading the context of an update")
 
 
@@ -90,7 +92,7 @@ def watcher_rows(watcher: Any, origin_of: Callable[[Telemetry, Any], Origin], de
                 return original(self)
             try:
                 return MessageLoop(telemetry, origin_of(telemetry, self), self, describe)
-            except Exception:
+            except FAULTS:
                 _faults.report("tracing a loop")
                 return original(self)
 

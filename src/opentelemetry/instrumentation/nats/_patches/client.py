@@ -7,27 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from time import perf_counter_ns, time_ns
 from typing import Any
 
 from opentelemetry.context import Context, get_current
 from opentelemetry.instrumentation.nats import _attributes as names
 from opentelemetry.instrumentation.nats import _faults
-from opentelemetry.instrumentation.nats._calls import Call, outside, own_mark
-from opentelemetry.instrumentation.nats._delivering import handled_reply
+from opentelemetry.instrumentation.nats._calls import Call, outside
+from opentelemetry.instrumentation.nats._faults import FAULTS
 from opentelemetry.instrumentation.nats._observing import Observed
 from opentelemetry.instrumentation.nats._operations import PROCESS, REQUEST, Operation
 from opentelemetry.instrumentation.nats._patches import _nats
-from opentelemetry.instrumentation.nats._patches._errors import error_type
+from opentelemetry.instrumentation.nats._patches._errors import connect_failure, error_type
 from opentelemetry.instrumentation.nats._patches._keeping import connection_of, origin_of, prototype_of
+from opentelemetry.instrumentation.nats._patches._publishing import make_publish
 from opentelemetry.instrumentation.nats._patches._replacing import Patch, Row, Rows
 from opentelemetry.instrumentation.nats._patches._running import sending
-from opentelemetry.instrumentation.nats._propagation import write_context
 from opentelemetry.instrumentation.nats._providers import suppressed
-from opentelemetry.instrumentation.nats._sending import SHORT_SUBJECTS, Send, inject, unrecorded
+from opentelemetry.instrumentation.nats._sending import Send, unrecorded
 from opentelemetry.instrumentation.nats._series import ASYNC_ERRORS, DROPPED
 from opentelemetry.instrumentation.nats._subjects import SERVICE_PREFIX
 from opentelemetry.instrumentation.nats._telemetry import Failure, Telemetry
+from opentelemetry.instrumentation.nats._texts import clean
 from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
@@ -40,24 +40,27 @@ _CONNECT = Operation.client("connect")
 
 def _make_connect(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[..., Any]:
     async def connect(self: Any, *args: Any, **kwargs: Any) -> Any:
-        context = get_current()
-        if telemetry.idle() or suppressed(context):
-            return await original(self, *args, **kwargs)
-        started, started_at = perf_counter_ns(), time_ns()
+        connect = None
+        try:
+            context = get_current()
+            if not telemetry.idle() and not suppressed(context):
+                connect = Observed(context)
+        except FAULTS:
+            _faults.report("starting an operation")
         try:
             result = await original(self, *args, **kwargs)
         except BaseException as error:
-            _end_connect(telemetry, self, context, started, started_at, error)
+            if connect is not None:
+                _end_connect(telemetry, self, connect, error)
             raise
-        _end_connect(telemetry, self, context, started, started_at, None)
+        if connect is not None:
+            _end_connect(telemetry, self, connect, None)
         return result
 
     return connect
 
 
-def _end_connect(
-    telemetry: Telemetry, client: Any, context: Context, started: int, started_at: int, error: BaseException | None
-) -> None:
+def _end_connect(telemetry: Telemetry, client: Any, connect: Observed, error: BaseException | None) -> None:
     try:
         prototype = connection_of(telemetry, client).make(_CONNECT, None)
         address = prototype.attributes.get(SERVER_ADDRESS)
@@ -66,12 +69,10 @@ def _end_connect(
             prototype.span_name = f"connect {address}" if port is None else f"connect {address}:{port}"
         failure: BaseException | Failure | None = error
         if isinstance(error, Exception):
-            # A stack trace of a failed connect may quote the URL, and the URL the password.
-            failure = telemetry.classify(error)._replace(expected=True)
-        connect = Observed(context, prototype)
-        connect.started, connect.started_at = started, started_at
+            failure = connect_failure(telemetry.classify(error), error)
+        connect.be(prototype)
         connect.end(failure)
-    except Exception:
+    except FAULTS:
         _faults.report("recording a connect")
 
 
@@ -79,126 +80,14 @@ def _make_process_connect_init(telemetry: Telemetry, original: Callable[..., Any
     async def _process_connect_init(self: Any, *args: Any, **kwargs: Any) -> Any:
         """Runs at every connect and reconnect: the server may be another one, the client's id always is."""
         result = await original(self, *args, **kwargs)
-        if not telemetry.idle():
-            try:
+        try:
+            if not telemetry.idle():
                 connection_of(telemetry, self).refresh(_nats.client_state(self))
-            except Exception:
-                _faults.report("reading the state of a connection")
+        except FAULTS:
+            _faults.report("reading the state of a connection")
         return result
 
     return _process_connect_init
-
-
-def _wants_publish(telemetry: Telemetry) -> bool:
-    """Tells whether a message is traced, or has at least a context to carry."""
-    return not telemetry.idle() or (telemetry.enabled and bool(get_current()))
-
-
-# Python itself finds the arguments, by position or keyword, as nats-py does.
-def _publish_arguments(
-    subject: Any, payload: Any = b"", reply: Any = "", headers: Any = None, *rest: Any, **more: Any
-) -> tuple[Any, Any, Any, Any, tuple[Any, ...], dict[str, Any]]:
-    return subject, payload, reply, headers, rest, more
-
-
-def _make_publish(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[..., Any]:
-    inner = _inner_publish(telemetry, original)
-
-    async def publish(self: Any, *args: Any, **kwargs: Any) -> None:
-        if not telemetry.listening and not _wants_publish(telemetry):
-            return await original(self, *args, **kwargs)
-        call = own_mark().call
-        if call is not None:
-            return await (
-                inner(call, self, *args, **kwargs) if call.follows == "publish" else original(self, *args, **kwargs)
-            )
-        context = get_current()
-        try:
-            subject, payload, reply, headers, rest, more = _publish_arguments(*args, **kwargs)
-            size = len(payload)
-        except TypeError:
-            return await original(self, *args, **kwargs)  # which says so in its own words
-        if not isinstance(subject, str) or not isinstance(reply, str) or (context and suppressed(context)):
-            return await original(self, *args, **kwargs)
-        send = None
-        try:
-            connection = connection_of(telemetry, self)
-            if not telemetry.listening:
-                # Without an SDK there are no spans, but a trace that others record still passes through.
-                if telemetry.naming.carries_context(subject):
-                    headers = inject(connection.room, context, size, headers, subject, reply)
-            else:
-                if context and handled_reply(context) == subject:
-                    prototype = connection.reply_prototype(subject)
-                else:
-                    prototype = connection.publish_prototype(subject)
-                if not prototype.excluded:
-                    attributes = prototype.attributes.copy()
-                    if reply:
-                        attributes[messaging.MESSAGING_MESSAGE_CONVERSATION_ID] = reply
-                    if prototype.shared:
-                        attributes[messaging.MESSAGING_DESTINATION_NAME] = subject
-                    send = Send.start(prototype, attributes, context, headers, payload)
-                    context = send.context
-                if prototype.carries_context and (send is None or send.injects):
-                    headers = inject(connection.room, context, size, headers, subject, reply)
-                if send is not None and telemetry.options.publish_hook is not None:
-                    send.show(subject, reply, headers, size)
-        except Exception:
-            _faults.report("preparing a message")
-        try:
-            await original(self, subject, payload, reply, headers, *rest, **more)
-        except BaseException as error:
-            if send is not None:
-                send.finish(error)
-            raise
-        if send is not None:
-            send.finish(None)
-
-    return publish
-
-
-def _inner_publish(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[..., Any]:
-    withholds = telemetry.naming.withholds
-    shows = telemetry.options.publish_hook is not None
-
-    def publish(
-        call: Call,
-        self: Any,
-        subject: str,
-        payload: bytes = b"",
-        reply: str = "",
-        headers: Any = None,
-        *rest: Any,
-        **more: Any,
-    ) -> Any:
-        """Publishes what one of nats-py's own methods publishes in the course of a user's call."""
-        context = call.context
-        if context is not None:
-            call.reply = reply
-            if not subject.startswith(call.api_prefix):
-                try:
-                    size = len(payload)
-                except TypeError:
-                    return original(self, subject, payload, reply, headers)  # which says so in its own words
-                try:
-                    # Of a bucket's messages only the user's own patterns tell one subject from another.
-                    if call.injects and (not withholds or telemetry.naming.carries_context(subject)):
-                        prototype = call.prototype
-                        room = connection_of(telemetry, self).room if prototype is None else prototype.room
-                        if headers is None and size <= room.ample and len(subject) + len(reply) <= SHORT_SUBJECTS:
-                            # As `inject` does, without the time that calling it takes: most messages come here.
-                            headers = write_context(context) or None
-                        else:
-                            headers = inject(room, context, size, headers, subject, reply)
-                    if shows and isinstance(call, Send) and not call.shown:
-                        call.shown = True
-                        call.show(subject, reply, headers, size)
-                except Exception:
-                    _faults.report("preparing a message")
-        return original(self, subject, payload, reply, headers, *rest, **more)
-
-    return publish
 
 
 def _start_request(
@@ -218,7 +107,7 @@ def _start_request(
         return Call()
     prototype = prototype_of(telemetry, client, REQUEST, subject)
     if prototype.excluded:
-        return unrecorded(prototype, context)
+        return unrecorded(prototype, context, None if old_style else headers)
     # nats-py drops the headers of an old-style request.
     return Send.start(prototype, prototype.attributes.copy(), context, None if old_style else headers, payload)
 
@@ -232,7 +121,7 @@ def _request_answer(answer: Any, request: Send) -> Failure | None:
     code = names.header(headers, names.SERVICE_ERROR_CODE_HEADER) if headers else None
     if code is None:
         return None
-    description = names.header(headers, names.SERVICE_ERROR_HEADER) or ""
+    description = clean(names.header(headers, names.SERVICE_ERROR_HEADER) or "")
     span.set_attributes({names.SERVICE_ERROR: description, names.SERVICE_ERROR_CODE: code})
     return Failure(code, True, description)
 
@@ -274,7 +163,7 @@ async def _count_error(telemetry: Telemetry, client: Any, callback: Any, error: 
     try:
         if not telemetry.idle():
             _count(telemetry, client, error)
-    except Exception:
+    except FAULTS:
         _faults.report("counting an error")
     # nats-py may call it from inside a call of the user's; what the callback does is the user's again.
     with outside():
@@ -297,7 +186,7 @@ def _count(telemetry: Telemetry, client: Any, error: Any) -> None:
 ROWS: Rows = [
     Row(_Client, "connect", _make_connect),
     Row(_Client, "_process_connect_init", _make_process_connect_init),
-    Row(_Client, "publish", _make_publish),
+    Row(_Client, "publish", make_publish),
     Row(_Client, "request", sending(_start_request, _request_answer)),
 ]
 

@@ -14,6 +14,7 @@ from opentelemetry.instrumentation.nats import _attributes as names
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._attributes import Attributes
 from opentelemetry.instrumentation.nats._calls import Call
+from opentelemetry.instrumentation.nats._faults import FAULTS
 from opentelemetry.instrumentation.nats._operations import PUBLISH
 from opentelemetry.instrumentation.nats._patches import _nats
 from opentelemetry.instrumentation.nats._patches._keeping import prototype_of
@@ -49,7 +50,7 @@ def _start_publish(
         return Call()
     prototype = prototype_of(telemetry, _nats.client_of_context(js), PUBLISH, subject)
     if prototype.excluded:
-        return unrecorded(prototype, context)
+        return unrecorded(prototype, context, headers)
     send = Send.start(prototype, prototype.attributes.copy(), context, headers, payload)
     if headers and hasattr(headers, "get") and names.header(headers, names.MESSAGE_ID_HEADER) is not None:
         send.has_id = True
@@ -72,7 +73,7 @@ def _sent_asynchronously(send: Send, _: Failure | None, js: Any, future: Any) ->
     try:
         pending: dict[str, _Publishing] = _nats.client_of_context(js).__dict__.setdefault(_PENDING, {})
         _Publishing(pending, send.reply, future, send)
-    except Exception:
+    except FAULTS:
         _faults.report("waiting for an asynchronous publish")
         send.finish(None)
 
@@ -100,7 +101,7 @@ class _Publishing:
         if error is None:
             try:
                 _publish_answer(future.result(), self.send)
-            except Exception:
+            except FAULTS:
                 _faults.report("reading an ack")
         self.send.finish(error)
 
@@ -117,11 +118,14 @@ def _make_handle_async_reply(telemetry: Telemetry, original: Callable[..., Any])
         try:
             await original(self, *args, **kwargs)
         except Exception as error:
-            message = args[0] if args else kwargs.get("msg")
-            pending = _pending_of(_nats.client_of_context(self))
-            waiting = pending.get(getattr(message, "subject", ""))
-            if waiting is not None and not waiting.future.done():
-                waiting.fail(error)
+            try:
+                message = args[0] if args else kwargs.get("msg")
+                pending = _pending_of(_nats.client_of_context(self))
+                waiting = pending.get(getattr(message, "subject", ""))
+                if waiting is not None and not waiting.future.done():
+                    waiting.fail(error)
+            except FAULTS:
+                _faults.report("reading an ack")
             raise
 
     return _handle_async_reply
@@ -133,9 +137,12 @@ def _make_close(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[
         try:
             return await original(self, *args, **kwargs)
         finally:
-            if self.is_closed:
-                for waiting in list(_pending_of(self).values()):
-                    waiting.fail(_CLOSED)
+            try:
+                if self.is_closed:
+                    for waiting in list(_pending_of(self).values()):
+                        waiting.fail(_CLOSED)
+            except FAULTS:
+                _faults.report("closing a client")
 
     return _close
 

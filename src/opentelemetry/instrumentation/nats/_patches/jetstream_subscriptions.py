@@ -17,6 +17,7 @@ from opentelemetry.instrumentation.nats._attributes import Attributes
 from opentelemetry.instrumentation.nats._calls import Call, own_mark
 from opentelemetry.instrumentation.nats._connection import Connection
 from opentelemetry.instrumentation.nats._delivering import delivery_of
+from opentelemetry.instrumentation.nats._faults import FAULTS
 from opentelemetry.instrumentation.nats._observing import Observed
 from opentelemetry.instrumentation.nats._operations import Operation
 from opentelemetry.instrumentation.nats._origins import Origin
@@ -161,7 +162,7 @@ def _make_fetch(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[
             client = _nats.client_of_pull(self)
             origin = _origin_of_pull(connection_of(telemetry, client), self, core)
             fetch = Fetch(origin, before_receive(telemetry))
-        except Exception:
+        except FAULTS:
             _faults.report("starting a receive")
             return await original(self, *args, **kwargs)
         generation = origin.connection.generation

@@ -23,6 +23,7 @@ from opentelemetry.instrumentation.nats._patches._running import Arguments, obse
 from opentelemetry.instrumentation.nats._patches._watching import watcher_rows
 from opentelemetry.instrumentation.nats._sending import Send
 from opentelemetry.instrumentation.nats._telemetry import Telemetry
+from opentelemetry.instrumentation.nats._texts import cut
 from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
 
 _Context = _nats.find_class("nats.js.client", "JetStreamContext")
@@ -46,7 +47,7 @@ def _start_write(
     prototype = prototype_of_store(telemetry, kv, operation)
     attributes = prototype.attributes.copy()
     if isinstance(key, str):
-        attributes[names.KV_KEY] = key
+        attributes[names.KV_KEY] = cut(key)
     return Send.start(prototype, attributes, context)
 
 
@@ -81,7 +82,7 @@ def _start_on_bucket(
     prototype = prototype_of_store(telemetry, kv, operation)
     call = Observed(context, prototype)
     if known:
-        call.attributes[names.KV_KEY] = key
+        call.attributes[names.KV_KEY] = cut(key)
     return call
 
 
@@ -133,7 +134,7 @@ def _origin_of(telemetry: Telemetry, watcher: Any) -> Origin:
 
 def _describe(entry: Any) -> Attributes:
     attributes: Attributes = {
-        names.KV_KEY: entry.key,
+        names.KV_KEY: cut(entry.key),
         names.KV_OPERATION: _OPERATIONS.get(entry.operation, entry.operation),
         messaging.MESSAGING_MESSAGE_BODY_SIZE: len(entry.value or b""),
     }

@@ -18,6 +18,7 @@ from opentelemetry.instrumentation.nats._patches._keeping import prototype_of
 from opentelemetry.instrumentation.nats._patches._replacing import Make, Row, Rows
 from opentelemetry.instrumentation.nats._patches._running import Arguments, Inner, Start, observing, row, the_result
 from opentelemetry.instrumentation.nats._telemetry import Telemetry
+from opentelemetry.instrumentation.nats._texts import cut
 from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
 
 _Manager = _nats.find_class("nats.js.manager", "JetStreamManager")
@@ -48,7 +49,7 @@ def _start_manage(
         )
     call = _on_stream(operation, telemetry, manager, context, stream)
     if isinstance(consumer, str):
-        call.attributes[names.JETSTREAM_CONSUMER] = consumer
+        call.attributes[names.JETSTREAM_CONSUMER] = cut(consumer)
     return call
 
 
@@ -58,7 +59,7 @@ def _on_stream(operation: Operation, telemetry: Telemetry, manager: Any, context
     prototype = prototype_of(telemetry, client, operation, stream if known else None, resource=True)
     call = Observed(context, prototype)
     if known:
-        call.attributes[names.JETSTREAM_STREAM] = stream
+        call.attributes[names.JETSTREAM_STREAM] = cut(stream)
     return call
 
 

@@ -28,6 +28,7 @@ from opentelemetry.instrumentation.nats._patches._watching import watcher_rows
 from opentelemetry.instrumentation.nats._patches.key_value import listed, start_on_context
 from opentelemetry.instrumentation.nats._sending import Send
 from opentelemetry.instrumentation.nats._telemetry import Telemetry
+from opentelemetry.instrumentation.nats._texts import cut
 from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
 
 _Context = _nats.find_class("nats.js.client", "JetStreamContext")
@@ -42,7 +43,7 @@ def _all(store: Any) -> str:
 
 
 def _describe(info: Any) -> Attributes:
-    attributes: Attributes = {names.OBJECT_NAME: info.name, messaging.MESSAGING_MESSAGE_BODY_SIZE: info.size or 0}
+    attributes: Attributes = {names.OBJECT_NAME: cut(info.name), messaging.MESSAGING_MESSAGE_BODY_SIZE: info.size or 0}
     if info.chunks is not None:
         attributes[names.OBJECT_CHUNKS] = info.chunks
     if info.digest:
@@ -81,7 +82,7 @@ def _start_write(
     prototype = prototype_of_store(telemetry, store, kind)
     attributes = prototype.attributes.copy()
     if isinstance(name, str):
-        attributes[names.OBJECT_NAME] = name
+        attributes[names.OBJECT_NAME] = cut(name)
     send = Send.start(prototype, attributes, context)
     send.api_prefix = _not_messages(store)
     return send
@@ -109,7 +110,7 @@ def _start_on_store(
     prototype = prototype_of_store(telemetry, store, operation)
     call = Observed(context, prototype)
     if isinstance(name, str):
-        call.attributes[names.OBJECT_NAME] = name
+        call.attributes[names.OBJECT_NAME] = cut(name)
     return call
 
 

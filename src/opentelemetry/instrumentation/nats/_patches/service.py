@@ -15,6 +15,7 @@ from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._attributes import Attributes
 from opentelemetry.instrumentation.nats._calls import Call
 from opentelemetry.instrumentation.nats._delivering import Delivery, delivery_of
+from opentelemetry.instrumentation.nats._faults import FAULTS
 from opentelemetry.instrumentation.nats._origins import Origin
 from opentelemetry.instrumentation.nats._patches import _nats
 from opentelemetry.instrumentation.nats._patches._bodies import trace_handler
@@ -23,6 +24,7 @@ from opentelemetry.instrumentation.nats._patches._replacing import Row, Rows
 from opentelemetry.instrumentation.nats._patches._running import Arguments, row, sending
 from opentelemetry.instrumentation.nats._patches.message import start_reply
 from opentelemetry.instrumentation.nats._telemetry import Failure, Telemetry
+from opentelemetry.instrumentation.nats._texts import clean, cut
 
 _Endpoint = _nats.find_class("nats.micro.service", "Endpoint")
 _Request = _nats.find_class("nats.micro.request", "Request")
@@ -41,7 +43,7 @@ def _make_start(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[
                 if handler is not None:
                     traced = trace_handler(telemetry, _origin(telemetry, self), handler, _nats.message_of, _explain)
                     _nats.set_handler(self, traced)
-            except Exception:
+            except FAULTS:
                 _faults.report("tracing a micro service")
         return await original(self, *args, **kwargs)
 
@@ -66,18 +68,29 @@ def _origin(telemetry: Telemetry, endpoint: Any) -> Origin:
 
 
 def _explain(delivery: Delivery, error: BaseException) -> BaseException | Failure:
-    if isinstance(error, _SERVICE_ERRORS):
-        refused: Any = error
-        return _service_error(delivery, refused.code, refused.description)
-    if isinstance(error, Exception):
-        _service_error(delivery, _INTERNAL_ERROR, repr(error))
+    try:
+        if isinstance(error, _SERVICE_ERRORS):
+            refused: Any = error
+            return _service_error(delivery, refused.code, refused.description)
+        if isinstance(error, Exception):
+            _service_error(delivery, _INTERNAL_ERROR, repr(error))
+    except FAULTS:
+        _faults.report("reading a service's error")
     return error
 
 
 def _service_error(delivery: Delivery, code: Any, description: Any) -> Failure:
-    attributes: Attributes = {names.SERVICE_ERROR: str(description), names.SERVICE_ERROR_CODE: str(code)}
+    attributes = _error_attributes(code, description)
     delivery.set(attributes)
-    return Failure(str(code), True, str(description))
+    return _failure(attributes)
+
+
+def _failure(attributes: Attributes) -> Failure:
+    return Failure(str(attributes[names.SERVICE_ERROR_CODE]), True, str(attributes[names.SERVICE_ERROR]))
+
+
+def _error_attributes(code: Any, description: Any) -> Attributes:
+    return {names.SERVICE_ERROR: clean(str(description)), names.SERVICE_ERROR_CODE: cut(str(code))}
 
 
 def _start_respond(
@@ -105,9 +118,10 @@ def _start_respond_error(
     get = partial(arguments.get, args, kwargs)
     code, description = get("code"), get("description")
     delivery = delivery_of(_nats.message_of(request))
+    attributes = _error_attributes(code, description)
     if delivery is not None and delivery.span is not None:
-        delivery.failure = _service_error(delivery, code, description)
-    attributes: Attributes = {names.SERVICE_ERROR: str(description), names.SERVICE_ERROR_CODE: str(code)}
+        delivery.failure = _failure(attributes)
+        delivery.set(attributes)
     return start_reply(telemetry, _nats.message_of(request), get("data") or b"", get("headers"), attributes)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._attributes import STATUS_HEADER, header, is_status
 from opentelemetry.instrumentation.nats._calls import Call, current_call
+from opentelemetry.instrumentation.nats._faults import FAULTS
 from opentelemetry.instrumentation.nats._origins import Origin
 from opentelemetry.instrumentation.nats._patches import _nats
 from opentelemetry.instrumentation.nats._patches._bodies import MessageLoop, trace_handler
@@ -44,7 +45,7 @@ def _make_start(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[
         if telemetry.enabled:
             try:
                 _trace_callback(telemetry, self)
-            except Exception:
+            except FAULTS:
                 _faults.report("tracing a subscription")
         return result
 
@@ -118,7 +119,7 @@ def _make_aiter(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[
             return original(self)
         try:
             return MessageLoop(telemetry, _origin_of_iterator(telemetry, self), self)
-        except Exception:
+        except FAULTS:
             _faults.report("tracing a loop")
             return original(self)
 

@@ -1,0 +1,150 @@
+# Copyright The OpenTelemetry Authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""`Client.publish`, which everything outgoing passes: the program's own messages, and what nats-py publishes inside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from opentelemetry.context import get_current
+from opentelemetry.instrumentation.nats import _faults
+from opentelemetry.instrumentation.nats._calls import Call, own_mark
+from opentelemetry.instrumentation.nats._delivering import handled_reply
+from opentelemetry.instrumentation.nats._faults import FAULTS
+from opentelemetry.instrumentation.nats._headers import chosen
+from opentelemetry.instrumentation.nats._patches._keeping import connection_of
+from opentelemetry.instrumentation.nats._propagation import write_context
+from opentelemetry.instrumentation.nats._providers import suppressed
+from opentelemetry.instrumentation.nats._sending import SHORT_SUBJECTS, Send, inject
+from opentelemetry.instrumentation.nats._telemetry import Telemetry
+from opentelemetry.instrumentation.nats._texts import cut
+from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
+
+
+def _wants_publish(telemetry: Telemetry) -> bool:
+    """Tells whether a message is traced, or has at least a context to carry."""
+    return not telemetry.idle() or (telemetry.enabled and bool(get_current()))
+
+
+# Python itself finds the arguments, by position or keyword, as nats-py does.
+def _publish_arguments(
+    subject: Any, payload: Any = b"", reply: Any = "", headers: Any = None, *rest: Any, **more: Any
+) -> tuple[Any, Any, Any, Any, tuple[Any, ...], dict[str, Any]]:
+    return subject, payload, reply, headers, rest, more
+
+
+def _are_arguments(*args: Any, **kwargs: Any) -> bool:
+    """Tells whether nats-py takes these arguments too, so that a `TypeError` is ours."""
+    try:
+        len(_publish_arguments(*args, **kwargs)[1])
+    except TypeError:
+        return False
+    return True
+
+
+def make_publish(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[..., Any]:
+    """Makes what runs instead of `Client.publish`, see `Make`."""
+    inner = _inner_publish(telemetry, original)
+
+    async def publish(self: Any, *args: Any, **kwargs: Any) -> Any:
+        call = send = None
+        try:
+            if telemetry.listening or _wants_publish(telemetry):
+                call = own_mark().call
+                if call is None:
+                    context = get_current()
+                    subject, payload, reply, headers, rest, more = _publish_arguments(*args, **kwargs)
+                    if isinstance(subject, str) and isinstance(reply, str) and not (context and suppressed(context)):
+                        size = len(payload)
+                        connection = connection_of(telemetry, self)
+                        if not telemetry.listening:
+                            # Without an SDK there are no spans, but a trace that others record still passes through.
+                            carries = telemetry.naming.carries_context(subject) and not (
+                                headers and chosen(headers, context)
+                            )
+                        else:
+                            if context and handled_reply(context) == subject:
+                                prototype = connection.reply_prototype(subject)
+                            else:
+                                prototype = connection.publish_prototype(subject)
+                            carries = prototype.carries_context
+                            if not prototype.excluded:
+                                attributes = prototype.attributes.copy()
+                                if reply:
+                                    attributes[messaging.MESSAGING_MESSAGE_CONVERSATION_ID] = cut(reply)
+                                if prototype.shared:
+                                    attributes[messaging.MESSAGING_DESTINATION_NAME] = cut(subject)
+                                send = Send.start(prototype, attributes, context, headers, payload)
+                                context = send.context
+                                carries = send.injects
+                            elif carries and headers:
+                                carries = chosen(headers, context) is None
+                        if carries:
+                            headers = inject(connection.room, context, size, headers, subject, reply)
+                        if send is not None and telemetry.options.publish_hook is not None:
+                            send.show(subject, reply, headers, size)
+                        args, kwargs = (subject, payload, reply, headers, *rest), more
+        except TypeError:
+            # Of arguments that nats-py does not take either: it is about to say so.
+            if _are_arguments(*args, **kwargs):
+                _faults.report("preparing a message")
+        except FAULTS:
+            _faults.report("preparing a message")
+        if call is not None:
+            return await (
+                inner(call, self, *args, **kwargs) if call.follows == "publish" else original(self, *args, **kwargs)
+            )
+        if send is None:
+            return await original(self, *args, **kwargs)
+        try:
+            result = await original(self, *args, **kwargs)
+        except BaseException as error:
+            send.finish(error)
+            raise
+        send.finish(None)
+        return result
+
+    return publish
+
+
+def _inner_publish(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[..., Any]:
+    withholds = telemetry.naming.withholds
+    shows = telemetry.options.publish_hook is not None
+
+    def publish(
+        call: Call,
+        self: Any,
+        subject: str,
+        payload: bytes = b"",
+        reply: str = "",
+        headers: Any = None,
+        *rest: Any,
+        **more: Any,
+    ) -> Any:
+        """Publishes what one of nats-py's own methods publishes in the course of a user's call."""
+        context = call.context
+        # A payload without a length is none: nats-py is about to say so in its own words.
+        if context is not None and hasattr(payload, "__len__"):
+            try:
+                call.reply = reply
+                if not subject.startswith(call.api_prefix):
+                    size = len(payload)
+                    # Of a bucket's messages only the user's own patterns tell one subject from another.
+                    if call.injects and (not withholds or telemetry.naming.carries_context(subject)):
+                        prototype = call.prototype
+                        room = connection_of(telemetry, self).room if prototype is None else prototype.room
+                        if headers is None and size <= room.ample and len(subject) + len(reply) <= SHORT_SUBJECTS:
+                            # As `inject` does, without the time that calling it takes: most messages come here.
+                            headers = write_context(context) or None
+                        else:
+                            headers = inject(room, context, size, headers, subject, reply)
+                    if shows and isinstance(call, Send) and not call.shown:
+                        call.shown = True
+                        call.show(subject, reply, headers, size)
+            except FAULTS:
+                _faults.report("preparing a message")
+        return original(self, subject, payload, reply, headers, *rest, **more)
+
+    return publish
