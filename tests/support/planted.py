@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,10 +26,10 @@ class PlantedInSpans(SpanProcessor):
     """Looks through everything that a finished span would export."""
 
     def on_end(self, span: ReadableSpan) -> None:
-        texts = [span.name, span.status.description, span.attributes]
-        texts += [(event.name, event.attributes) for event in span.events]
-        texts += [link.attributes for link in span.links]
-        look(f"the span {span.name!r}", texts)
+        values: list[Any] = [span.name, span.status.description, span.attributes]
+        values += [(event.name, event.attributes) for event in span.events]
+        values += [link.attributes for link in span.links]
+        look(f"the span {span.name!r}", values)
 
 
 class PlantedInLogs(logging.Handler):
@@ -50,16 +50,29 @@ def look_at_metrics(reader: InMemoryMetricReader) -> None:
                 look(f"the metric {metric.name!r}", (point.attributes for point in metric.data.data_points))
 
 
-def look(where: str, texts: Iterable[Any]) -> None:
+def look(where: str, values: Iterable[Any]) -> None:
     """Notes what has a planted text in it, and what no exporter could write."""
-    for each in texts:
-        text = each if isinstance(each, str) else str(dict(each)) if hasattr(each, "keys") else str(each)
+    for text in strings(values):
         if PLANTED in text.lower():
             _found.append(f"{where}: {text}")
         try:
             text.encode()
         except UnicodeEncodeError:
             _found.append(f"{where}: no UTF-8: {text!r}")
+
+
+def strings(value: Any) -> Iterator[str]:
+    """Yields every text in a value, of mappings the names as well."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.items():
+            yield from strings(item)
+    elif isinstance(value, Iterable):
+        for item in value:
+            yield from strings(item)
+    else:
+        yield str(value)
 
 
 @contextmanager
