@@ -197,14 +197,12 @@ FENCED = {
     "lost",
     "finish",
     "got_nothing",
-    "Body",
     "isinstance",
-    "cast",
     "_end_connect",
     "_trace_callback",
     "_not_started",
-    "make",
-    "below",
+    "_are_arguments",
+    "stepping",
 }
 
 ROOT = Path(package.__file__).parent / "_patches"

@@ -18,7 +18,8 @@ from nats.aio.client import Client
 from nats.nuid import NUID
 
 from opentelemetry.context import Context
-from opentelemetry.instrumentation.nats._propagation import Propagation
+from opentelemetry.instrumentation.nats._arrived import note, note_all, note_of, noted
+from opentelemetry.instrumentation.nats._headers import chosen
 from opentelemetry.instrumentation.nats._subjects import (
     SubjectPatterns,
     carries_context,
@@ -27,7 +28,7 @@ from opentelemetry.instrumentation.nats._subjects import (
     looks_generated,
     reduce_subject,
 )
-from opentelemetry.trace import SpanContext, SpanKind
+from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 from support.spans import assert_span, connection_attributes
 from support.telemetry import Telemetry
 from support.waiting import eventually, flush
@@ -355,21 +356,27 @@ class TestSpansOfManySubjects:
 
 
 class TestRememberedContexts:
-    def test_are_bounded(self):
-        propagation = Propagation()
-        for number in range(1, MANY):
-            propagation.remember(number)
-        size, what = _largest(propagation, of=int)
-        assert 16_000 <= size <= 20_000, what
+    """What a task received last is remembered as numbers, because a context lives as long as its longest task."""
 
-    def test_are_the_latest(self):
-        propagation = Propagation()
-        for number in range(1, MANY):
-            propagation.remember(number)
-        received = {"traceparent": f"00-{1:032x}-{MANY - 10_000:016x}-01"}
-        chosen = {"traceparent": f"00-{1:032x}-{MANY + 1:016x}-00"}
-        assert propagation.chosen(received, Context()) is None
-        assert propagation.chosen(chosen, Context()) == SpanContext(1, MANY + 1, is_remote=True)
+    def test_are_bounded_whatever_a_message_has(self):
+        headers = {f"x-{number}": "v" * 1000 for number in range(10_000)}
+        headers |= {"traceparent": f"00-{1:032x}-{2:016x}-01", "baggage": "a=" + "b" * 8000}
+        for made in (note_of(headers, 2), note_of({"traceparent": headers["traceparent"]}, 2), note_of(None, None)):
+            marks = made if isinstance(made, frozenset) else {made}
+            assert all(mark is None or isinstance(mark, int) for mark in marks)
+            assert len(marks) <= 300
+
+    def test_are_those_of_the_last_message_and_of_a_batch_of_all(self):
+        headers = {"traceparent": f"00-{1:032x}-{2:016x}-01"}
+        chosen_context = SpanContext(1, 2, is_remote=True, trace_flags=TraceFlags(1))
+        before = noted()
+        note(2)
+        assert chosen(headers, Context()) is None
+        note(3)
+        assert chosen(headers, Context()) == chosen_context
+        note_all([3, frozenset({2, hash(("baggage", "a=1"))}), None])
+        assert chosen(headers, Context()) is None
+        note(before)
 
 
 class TestInboxes:

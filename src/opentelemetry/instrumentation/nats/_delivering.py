@@ -187,6 +187,7 @@ def start_process(
     Returns:
         The delivery, whose `context` is to be current while the message is processed; None after a fault.
     """
+    span = None
     try:
         telemetry = origin.connection.telemetry
         nested = span_context(ambient) is not None if ambient else False
@@ -228,7 +229,16 @@ def start_process(
         return delivery
     except FAULTS:
         _faults.report("starting a process span")
+        if span is not None:
+            _give_up(span)
         return None
+
+
+def _give_up(span: Span) -> None:
+    try:
+        span.end()
+    except FAULTS:
+        _faults.report("ending a span")
 
 
 def bound_parent(message: Any) -> Context:

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from opentelemetry import trace
+from opentelemetry.instrumentation.nats import _faults
+from opentelemetry.instrumentation.nats._faults import FAULTS
 from opentelemetry.instrumentation.nats._metrics import Metrics
 from opentelemetry.instrumentation.nats._naming import Naming
 from opentelemetry.instrumentation.nats._options import Options
@@ -90,9 +92,12 @@ class Telemetry:
         if not self.enabled or (no_tracing and no_meter_provider()):
             return True
         if self._tracing_later and not no_tracing:  # set after us
-            self.tracer = trace.get_tracer(SCOPE, __version__, schema_url=SCHEMA_URL)
-            self._tracing = not isinstance(self.tracer, trace.NoOpTracer)
             self._tracing_later = False
+            try:
+                self.tracer = trace.get_tracer(SCOPE, __version__, schema_url=SCHEMA_URL)
+                self._tracing = not isinstance(self.tracer, trace.NoOpTracer)
+            except FAULTS:
+                _faults.report("getting a tracer")
         self.listening = self.metrics.resolve() or self._tracing
         return not self.listening
 

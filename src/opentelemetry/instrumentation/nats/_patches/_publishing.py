@@ -39,7 +39,7 @@ def _are_arguments(*args: Any, **kwargs: Any) -> bool:
     """Tells whether nats-py takes these arguments too, so that a `TypeError` is ours."""
     try:
         len(_publish_arguments(*args, **kwargs)[1])
-    except TypeError:
+    except Exception:
         return False
     return True
 
@@ -125,11 +125,11 @@ def _inner_publish(telemetry: Telemetry, original: Callable[..., Any]) -> Callab
     ) -> Any:
         """Publishes what one of nats-py's own methods publishes in the course of a user's call."""
         context = call.context
-        # A payload without a length is none: nats-py is about to say so in its own words.
-        if context is not None and hasattr(payload, "__len__"):
+        if context is not None:
             try:
                 call.reply = reply
-                if not subject.startswith(call.api_prefix):
+                # A payload without a length is none: nats-py is about to say so in its own words.
+                if not subject.startswith(call.api_prefix) and hasattr(payload, "__len__"):
                     size = len(payload)
                     # Of a bucket's messages only the user's own patterns tell one subject from another.
                     if call.injects and (not withholds or telemetry.naming.carries_context(subject)):

@@ -52,20 +52,24 @@ def _make_init(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[.
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         """Lets the watcher's queue know the messages behind its entries."""
         original(self, *args, **kwargs)
-        queue = _nats.updates_of(self)
-        if queue is None:
-            return
-        put = queue.put
-
-        def noting_put(item: Any) -> Any:
-            message = _fed.get()
-            if message is not None and item is not None and telemetry.enabled:
-                _note(item, message)
-            return put(item)
-
-        queue.put = noting_put
+        try:
+            queue = _nats.updates_of(self)
+            if queue is not None:
+                queue.put = _noting(telemetry, queue.put)
+        except FAULTS:
+            _faults.report("tracing a watcher")
 
     return __init__
+
+
+def _noting(telemetry: Telemetry, put: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def noting_put(item: Any) -> Any:
+        message = _fed.get()
+        if message is not None and item is not None and telemetry.enabled:
+            _note(item, message)
+        return put(item)
+
+    return noting_put
 
 
 def _note(item: Any, message: Any) -> None:
@@ -88,13 +92,12 @@ def watcher_rows(watcher: Any, origin_of: Callable[[Telemetry, Any], Origin], de
 
     def make_aiter(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[..., Any]:
         def __aiter__(self: Any) -> Any:
-            if not traced(telemetry):
-                return original(self)
             try:
-                return MessageLoop(telemetry, origin_of(telemetry, self), self, describe)
+                if traced(telemetry):
+                    return MessageLoop(telemetry, origin_of(telemetry, self), self, describe)
             except FAULTS:
                 _faults.report("tracing a loop")
-                return original(self)
+            return original(self)
 
         return __aiter__
 

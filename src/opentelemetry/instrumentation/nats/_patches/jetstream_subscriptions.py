@@ -30,6 +30,7 @@ from opentelemetry.instrumentation.nats._patches._waiting import receiving
 from opentelemetry.instrumentation.nats._patches.subscription import hear_refusal, stepping
 from opentelemetry.instrumentation.nats._receiving import Fetch, before_receive
 from opentelemetry.instrumentation.nats._telemetry import Failure, Telemetry
+from opentelemetry.instrumentation.nats._texts import clean, cut
 from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
 
 _Context = _nats.find_class("nats.js.client", "JetStreamContext")
@@ -94,10 +95,13 @@ def _make_auto_ack_callback(telemetry: Telemetry, original: Callable[..., Any]) 
 
         async def handle(message: Any) -> None:
             await callback(message)
-            if _nats.is_settled(message):
-                delivery = delivery_of(message)
-                if delivery is not None:
-                    delivery.settled = True
+            try:
+                if _nats.is_settled(message):
+                    delivery = delivery_of(message)
+                    if delivery is not None:
+                        delivery.settled = True
+            except FAULTS:
+                _faults.report("reading an acknowledgement")
 
         return original(*rest, handle, **kwargs)
 
@@ -111,10 +115,10 @@ def _subscribe_answer(subscription: Any, call: Observed) -> None:
 def _consumer_attributes(stream: Any, consumer: Any) -> Attributes:
     attributes: Attributes = {}
     if isinstance(stream, str):
-        attributes[names.JETSTREAM_STREAM] = stream
+        attributes[names.JETSTREAM_STREAM] = cut(stream)
     if isinstance(consumer, str):
-        attributes[names.JETSTREAM_CONSUMER] = consumer
-        attributes[messaging.MESSAGING_DESTINATION_SUBSCRIPTION_NAME] = consumer
+        attributes[names.JETSTREAM_CONSUMER] = cut(consumer)
+        attributes[messaging.MESSAGING_DESTINATION_SUBSCRIPTION_NAME] = attributes[names.JETSTREAM_CONSUMER]
     return attributes
 
 
@@ -153,35 +157,42 @@ def _pull_bind_origin(connection: Connection, get: Callable[[str], Any]) -> Orig
 
 def _make_fetch(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[..., Any]:
     async def fetch(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if not traced(telemetry):
-            return await original(self, *args, **kwargs)
+        fetch = core = client = origin = mark = None
+        generation = 0
         try:
-            core = _nats.core_of(self)
-            if core is None:  # unsubscribed: nats-py is about to say so
-                return await original(self, *args, **kwargs)
-            client = _nats.client_of_pull(self)
-            origin = _origin_of_pull(connection_of(telemetry, client), self, core)
-            fetch = Fetch(origin, before_receive(telemetry))
+            core = _nats.core_of(self) if traced(telemetry) else None
+            if core is not None:  # without one it is unsubscribed: nats-py is about to say so
+                client = _nats.client_of_pull(self)
+                origin = _origin_of_pull(connection_of(telemetry, client), self, core)
+                fetch = Fetch(origin, before_receive(telemetry))
+                generation = origin.connection.generation
+                mark = own_mark()
+                mark.call = fetch
         except FAULTS:
             _faults.report("starting a receive")
+        if fetch is None or origin is None or mark is None:
             return await original(self, *args, **kwargs)
-        generation = origin.connection.generation
-        mark = own_mark()
-        mark.call = fetch
         try:
             with stepping(telemetry, core):
                 messages = await original(self, *args, **kwargs)
         except BaseException as error:
             mark.call = None
-            lost = origin.connection.generation != generation or not getattr(client, "is_connected", True)
-            fetch.got_nothing(_reason(telemetry, error, "connection lost" if lost else fetch.refusal))
+            try:
+                lost = origin.connection.generation != generation or not getattr(client, "is_connected", True)
+                fetch.got_nothing(_reason(telemetry, error, "connection lost" if lost else fetch.refusal))
+            except FAULTS:
+                _faults.report("recording a receive")
             raise
         mark.call = None
-        if not messages:
-            fetch.got_nothing(Failure("409", True, fetch.refusal) if fetch.refusal else None)
+        try:
+            if not messages:
+                fetch.got_nothing(Failure("409", True, clean(fetch.refusal)) if fetch.refusal else None)
+                return messages
+            fetch.got_batch(messages)
+            return FetchedMessages(telemetry, origin, messages)
+        except FAULTS:
+            _faults.report("recording a receive")
             return messages
-        fetch.got_batch(messages)
-        return FetchedMessages(telemetry, origin, messages)
 
     return fetch
 
@@ -193,7 +204,7 @@ def _reason(telemetry: Telemetry, error: BaseException, reason: str) -> BaseExce
         return error
     # Waiting in vain is no error. But nats-py says the same when nothing could come any more.
     failure = telemetry.classify(error)
-    return failure._replace(description=f"{failure.description}: {reason}") if reason else None
+    return failure._replace(description=clean(f"{failure.description}: {reason}")) if reason else None
 
 
 def _origin_of_push(telemetry: Telemetry, subscription: Any) -> Origin:
@@ -214,12 +225,17 @@ def _origin_of_pull(connection: Connection, subscription: Any, core: Any) -> Ori
 def _make_recreate_consumer(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[..., Any]:
     async def recreate_consumer(self: Any, *args: Any, **kwargs: Any) -> Any:
         """An ordered consumer is made again in a task of nats-py's own; no user called `add_consumer`."""
-        mark = own_mark()
-        mark.call = Call()
+        mark = None
+        try:
+            mark = own_mark()
+            mark.call = Call()
+        except FAULTS:
+            _faults.report("starting an operation")
         try:
             return await original(self, *args, **kwargs)
         finally:
-            mark.call = None
+            if mark is not None:
+                mark.call = None
 
     return recreate_consumer
 

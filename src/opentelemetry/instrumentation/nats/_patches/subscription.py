@@ -75,15 +75,18 @@ def _trace_callback(telemetry: Telemetry, subscription: Any) -> None:
 async def hear_refusal(call: Call | None, original: Callable[..., Any], self: Any, /, *args: Any, **kwargs: Any) -> Any:
     """Runs `next_msg` inside of a fetch: notes why it gets nothing, where the server says so."""
     message = await original(self, *args, **kwargs)
-    if not is_status(message.headers, len(message.data)):
-        own: dict[str, Any] = self.__dict__
-        if isinstance(own.get("next_msg"), _Step):
-            # The fetch has got something, so there is nothing to hear any more; that takes 1 us for each message.
-            own["next_msg"] = _Step(original, self)
-    elif header(message.headers, STATUS_HEADER) == _CONFLICT:
-        call = call or current_call()  # two fetches at a time use the method that one of them has put there
-        if call is not None:
-            call.refusal = header(message.headers, _DESCRIPTION_HEADER) or _CONFLICT
+    try:
+        if not is_status(message.headers, len(message.data), message.reply):
+            own: dict[str, Any] = self.__dict__
+            if isinstance(own.get("next_msg"), _Step):
+                # The fetch has got something, so there is nothing to hear any more; that takes 1 us for each message.
+                own["next_msg"] = _Step(original, self)
+        elif header(message.headers, STATUS_HEADER) == _CONFLICT:
+            call = call or current_call()  # two fetches at a time use the method that one of them has put there
+            if call is not None:
+                call.refusal = header(message.headers, _DESCRIPTION_HEADER) or _CONFLICT
+    except FAULTS:
+        _faults.report("reading a status")
     return message
 
 
@@ -101,27 +104,30 @@ def stepping(telemetry: Telemetry, subscription: Any) -> Generator[None]:
     recorded of it. Of two fetches at a time on one subscription the server's word reaches either; which of them is
     chance.
     """
-    own: dict[str, Any] = subscription.__dict__
-    original = own_function(telemetry, subscription, "next_msg")
-    if "next_msg" in own or original is None:  # another fetch is doing the same, or somebody's mock
-        yield
-        return
-    own["next_msg"] = _Step(hear_refusal, None, original, subscription)
+    own: dict[str, Any] | None = None
+    try:
+        original = own_function(telemetry, subscription, "next_msg")
+        if "next_msg" not in subscription.__dict__ and original is not None:
+            # Otherwise another fetch is doing the same, or it is somebody's mock.
+            own = subscription.__dict__
+            subscription.__dict__["next_msg"] = _Step(hear_refusal, None, original, subscription)
+    except FAULTS:
+        _faults.report("starting a receive")
     try:
         yield
     finally:
-        own.pop("next_msg", None)
+        if own is not None:
+            own.pop("next_msg", None)
 
 
 def _make_aiter(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[..., Any]:
     def __aiter__(self: Any) -> Any:
-        if not traced(telemetry):
-            return original(self)
         try:
-            return MessageLoop(telemetry, _origin_of_iterator(telemetry, self), self)
+            if traced(telemetry):
+                return MessageLoop(telemetry, _origin_of_iterator(telemetry, self), self)
         except FAULTS:
             _faults.report("tracing a loop")
-            return original(self)
+        return original(self)
 
     return __aiter__
 
