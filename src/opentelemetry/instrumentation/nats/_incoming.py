@@ -43,14 +43,14 @@ _LONGEST_REMEMBERED = 256
 _KEY = r"[\x21\x23-\x27\x2a\x2b\x2d\x2e\x30-\x39\x41-\x5a\x5e-\x7a\x7c\x7e]+"
 _VALUE = r"[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*"
 _PROPERTY = rf"[ \t]*{_KEY}[ \t]*(?:=[ \t]*{_VALUE}[ \t]*)?"
-_is_entry = re.compile(rf"{_KEY}[ \t]*=[ \t]*{_VALUE}[ \t]*(?:;{_PROPERTY})*").fullmatch
+_ENTRY = rf"{_KEY}[ \t]*=[ \t]*{_VALUE}[ \t]*(?:;{_PROPERTY})*"
 _BLANKS = str.maketrans("", "", " \t")
 
 # https://www.w3.org/TR/trace-context/#tracestate-header-field-values
-_member = re.compile(
+_MEMBER = (
     r"([a-z][_0-9a-z\-*/]{0,255}|[a-z0-9][_0-9a-z\-*/]{0,240}@[a-z][_0-9a-z\-*/]{0,13})"
     r"=[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e]"
-).fullmatch
+)
 
 
 class OrdinaryGetter(Getter[Mapping[str, Any]]):
@@ -109,7 +109,7 @@ def _tracestate(value: str) -> str | None:
     if len(members) > _MOST_MEMBERS:
         return None
     for member in members:
-        match = _member(member)
+        match = re.fullmatch(_MEMBER, member)
         if match is None or match[1] in keys:
             return None
         keys.add(match[1])
@@ -121,7 +121,9 @@ def _baggage(value: str) -> str | None:
     entries = [part.strip(" \t") for part in value.split(",", _MOST_ENTRIES)[:_MOST_ENTRIES]]
     if value.count(";") > _MOST_PROPERTIES:
         entries = [entry for entry in entries if ";" not in entry]
-    good = (entry.translate(_BLANKS) for entry in entries if len(entry) <= _LONGEST_ENTRY and _is_entry(entry))
+    good = (
+        entry.translate(_BLANKS) for entry in entries if len(entry) <= _LONGEST_ENTRY and re.fullmatch(_ENTRY, entry)
+    )
     return ",".join(good) or None
 
 

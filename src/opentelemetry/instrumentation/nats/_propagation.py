@@ -35,8 +35,8 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 # What nats-py takes for a header's name. Of values it takes any text, and so does the server; but older releases of
 # nats-py write a line break as it is, and read no header at all of a message that has one character beyond ASCII.
-_is_name = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
-_is_value = re.compile(r"[\t\x20-\x7e]*").fullmatch
+_NAME = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_VALUE = r"[\t\x20-\x7e]*"
 
 # They write nothing that NATS could refuse. No subclass, which might write what it likes.
 _OF_W3C = (TraceContextTextMapPropagator, W3CBaggagePropagator)
@@ -145,7 +145,12 @@ def write_context(context: Context) -> dict[str, str]:
 
 def _remove_what_nats_refuses(headers: dict[Any, Any]) -> None:
     for name, value in list(headers.items()):
-        if not isinstance(name, str) or not _is_name(name) or not isinstance(value, str) or not _is_value(value):
+        if not (
+            isinstance(name, str)
+            and re.fullmatch(_NAME, name)
+            and isinstance(value, str)
+            and re.fullmatch(_VALUE, value)
+        ):
             del headers[name]
             try:
                 raise ValueError(f"no header for NATS: {name!r}")

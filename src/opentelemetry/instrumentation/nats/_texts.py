@@ -54,13 +54,15 @@ _CHAINED = 8
 _IN_GROUP = 8
 _LONGEST_TRACE = 16 * LONGEST
 
+# Patterns, compiled when one is needed: most programs never do, and importing them all takes milliseconds.
+
 # A message of nats-py's shows its payload and all of its headers when somebody writes it into a text.
-_MESSAGE = re.compile(r"(?:: )?\bMsg\(_client=.*", re.DOTALL)
-_BYTES = re.compile(r"\bb(?:'(?:[^'\\]|\\.)*'?|\"(?:[^\"\\]|\\.)*\"?)", re.DOTALL)
-_PEM = re.compile(r"-----BEGIN.*?(?:-----END[^\n]{0,64}|\Z)", re.DOTALL)
-_SEED = re.compile(r"[SP][A-Z2-7]{40,}")
-_JWT = re.compile(r"eyJ[\w-]{8,}(?:\.[\w-]*){0,2}")
-_BEARER = re.compile(r"\b(bearer|basic)\s{1,3}[\w.~+/=-]{4,}", re.IGNORECASE)
+_MESSAGE = r"(?s)(?:: )?\bMsg\(_client=.*"
+_BYTES = r"(?s)\bb(?:'(?:[^'\\]|\\.)*'?|\"(?:[^\"\\]|\\.)*\"?)"
+_PEM = r"(?s)-----BEGIN.*?(?:-----END[^\n]{0,64}|\Z)"
+_SEED = r"[SP][A-Z2-7]{40,}"
+_JWT = r"eyJ[\w-]{8,}(?:\.[\w-]*){0,2}"
+_BEARER = r"(?i)\b(bearer|basic)\s{1,3}[\w.~+/=-]{4,}"
 _NAMES = (
     "passw",
     "pwd",
@@ -76,19 +78,19 @@ _NAMES = (
     "api_key",
     "api-key",
 )
-_NAME = re.compile(r"(?<![\w-])[\w-]{1,64}['\"]?\s{0,3}[=:]\s{0,3}")
-_VALUE = re.compile(r"b?'[^']*'?|b?\"[^\"]*\"?|[^\s'\",;)}\]]+")
-_WORDS = re.compile(r"(\s+)")
+_NAME = r"(?<![\w-])[\w-]{1,64}['\"]?\s{0,3}[=:]\s{0,3}"
+_VALUE = r"b?'[^']*'?|b?\"[^\"]*\"?|[^\s'\",;)}\]]+"
+_WORDS = r"(\s+)"
 
 # Python's own words about a URL with a stray character in its password.
-_PART_OF_URL = re.compile(r"(integer value as|netloc) .*", re.DOTALL)
+_PART_OF_URL = r"(?s)(integer value as|netloc) .*"
 
 # Of a line of source only the strings can be secret; what it does must stay readable.
-_STRING = re.compile(r"'(?:[^'\\]|\\.)*'?|\"(?:[^\"\\]|\\.)*\"?")
+_STRING = r"'(?:[^'\\]|\\.)*'?|\"(?:[^\"\\]|\\.)*\"?"
 
-_QUOTATION = re.compile(r"(?<!\w)(?:'[^']*'?|\"[^\"]*\"?)")
+_QUOTATION = r"(?<!\w)(?:'[^']*'?|\"[^\"]*\"?)"
 
-_LONE_SURROGATES = re.compile("[\ud800-\udfff]")
+_LONE_SURROGATES = "[\ud800-\udfff]"
 
 
 def cut(text: str, longest: int = LONGEST) -> str:
@@ -105,7 +107,7 @@ def cut(text: str, longest: int = LONGEST) -> str:
     if len(text) > longest:
         mark = f"...[{len(text)} characters]"
         text = text[: longest - len(mark)] + mark
-    return text if text.isascii() else _LONE_SURROGATES.sub("\ufffd", text)
+    return text if text.isascii() else re.sub(_LONE_SURROGATES, "\ufffd", text)
 
 
 def clean(text: str, longest: int = LONGEST) -> str:
@@ -122,24 +124,24 @@ def clean(text: str, longest: int = LONGEST) -> str:
     text = text[:_LONGEST_READ]
     # To look for a word takes no time beside what an expression takes: nearly every text has none of them.
     if "-----BEGIN" in text:
-        text = _PEM.sub(HIDDEN, text)
+        text = re.sub(_PEM, HIDDEN, text)
     if "Msg(" in text:
-        text = _MESSAGE.sub("", text)
+        text = re.sub(_MESSAGE, "", text)
     lower = text.lower()
     if "bearer" in lower or "basic" in lower:
-        text = _BEARER.sub(rf"\1 {HIDDEN}", text)
+        text = re.sub(_BEARER, rf"\1 {HIDDEN}", text)
     if any(name in lower for name in _NAMES):
         text = _without_named(text)
     if "b'" in text or 'b"' in text:
-        text = _BYTES.sub("b'...'", text)
+        text = re.sub(_BYTES, "b'...'", text)
     if "eyJ" in text:
-        text = _JWT.sub(HIDDEN, text)
+        text = re.sub(_JWT, HIDDEN, text)
     if "integer value as" in text or "netloc" in text:
-        text = _PART_OF_URL.sub(r"\1 '...'", text)
+        text = re.sub(_PART_OF_URL, r"\1 '...'", text)
     if len(text) > 40:
-        text = _SEED.sub(HIDDEN, text)
+        text = re.sub(_SEED, HIDDEN, text)
     if "@" in text:
-        text = "".join(_without_credentials(word) for word in _WORDS.split(text))
+        text = "".join(_without_credentials(word) for word in re.split(_WORDS, text))
     if size > _LONGEST_READ:
         text += "..."
     return cut(text, longest)
@@ -149,9 +151,9 @@ def _without_named(text: str) -> str:
     """Takes out what follows a name that tells that it is secret, as in `password='...'` or `token: ...`."""
     parts: list[str] = []
     end = 0
-    for name in _NAME.finditer(text):
+    for name in re.finditer(_NAME, text):
         if name.start() >= end and any(word in name[0].lower() for word in _NAMES):
-            value = _VALUE.match(text, name.end())
+            value = re.compile(_VALUE).match(text, name.end())
             if value is not None:
                 parts += text[end : name.end()], HIDDEN
                 end = value.end()
@@ -169,7 +171,7 @@ def _without_credentials(word: str) -> str:
 
 def without_quotations(text: str) -> str:
     """Takes out of a text what it quotes; an apostrophe is no quote."""
-    return _QUOTATION.sub(_without_content, text)
+    return re.sub(_QUOTATION, _without_content, text)
 
 
 def message_of(error: BaseException) -> str:
@@ -222,7 +224,7 @@ def _lines(error: BaseException, seen: set[int]) -> Iterator[str]:
         for frame in traceback.extract_tb(error.__traceback__, limit=-_FRAMES):
             yield f'  File "{cut(frame.filename)}", line {frame.lineno}, in {cut(frame.name)}'
             if frame.line:
-                yield f"    {clean(_STRING.sub(_without_content, frame.line))}"
+                yield f"    {clean(re.sub(_STRING, _without_content, frame.line))}"
     message = message_of(error)
     yield f"{type_of(error)}: {message}" if message else type_of(error)
     notes: Any = getattr(error, "__notes__", ())
