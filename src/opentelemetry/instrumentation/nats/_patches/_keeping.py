@@ -85,9 +85,16 @@ def prototype_of_store(telemetry: Telemetry, store: Any, operation: Operation) -
 
 
 def origin_of(telemetry: Telemetry, core: Any) -> Origin:
-    """Returns where the messages of a core subscription come from."""
+    """Returns where the messages of a core subscription come from; None stands for one that nats-py does not tell."""
+    if core is None:
+        return Origin(connection_of(telemetry, None), "")
     origin: Origin | None = core.__dict__.get(_ORIGIN)
     if origin is not None and origin.connection.telemetry is telemetry:
+        return origin
+    below = _nats.core_below(core)
+    if below is not core:
+        origin = origin_of(telemetry, below)
+        keep_origin(core, origin)
         return origin
     connection = connection_of(telemetry, _nats.client_of_subscription(core))
     internal = _nats.waits_for_answer(core) if origin is None else origin.internal

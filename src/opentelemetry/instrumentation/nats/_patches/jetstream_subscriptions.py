@@ -154,10 +154,10 @@ def _make_fetch(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[
     async def fetch(self: Any, *args: Any, **kwargs: Any) -> Any:
         if not traced(telemetry):
             return await original(self, *args, **kwargs)
+        core = _nats.core_of(self)
+        if core is None:  # unsubscribed: nats-py is about to say so
+            return await original(self, *args, **kwargs)
         try:
-            core = _nats.core_of(self)
-            if core is None:  # unsubscribed: nats-py is about to say so
-                return await original(self, *args, **kwargs)
             client = _nats.client_of_pull(self)
             origin = _origin_of_pull(connection_of(telemetry, client), self, core)
             fetch = Fetch(origin, before_receive(telemetry))
