@@ -26,6 +26,7 @@ from rich.console import Console
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from support.examples import pictured
 from support.otlp import OtlpReceiver
 
 pytest.importorskip("nats.micro", reason="the demo has a micro service, which this nats-py has not")
@@ -112,6 +113,7 @@ class TestDemo:
 
     def test_prints_one_connected_tree_for_each_request(self, demo: DemoRun) -> None:
         [prices] = [trace for trace, lines in demo.trees().items() if lines[0].startswith("PUT")]
+        first, *_ = (trace for trace, lines in demo.trees().items() if lines[0].startswith("POST"))
         read = [
             "      ├─ kv.get prices client worker",
             f"      │     ↪ links to kv.put prices (gateway) of trace {prices[:8]}",
@@ -168,6 +170,11 @@ class TestDemo:
                 "      ├─ publish dead.orders.*.created producer worker",
                 "      └─ term orders.*.created client worker",
             ],
+            [
+                "receive orders.*.created 1 span worker",
+                "receive orders.*.created client worker",
+                f"   ↪ links to publish orders.*.created (gateway) of trace {first[:8]}",
+            ],
         ]
 
     def test_shows_when_each_span_began_and_how_long_it_took(self, demo: DemoRun) -> None:
@@ -205,8 +212,13 @@ class TestDemo:
         assert "\x1b" not in demo.process.stdout
         assert max(map(len, demo.process.stdout.splitlines())) <= 80
 
+    def test_is_as_its_picture_shows(self, demo: DemoRun) -> None:
+        [printed] = [lines for lines in demo.trees().values() if lines[0].startswith("POST /orders 14 spans")]
+        of_any_run = [re.sub(r"of trace \w+$", "of another trace", line) for line in printed[1:]]
+        assert of_any_run == [without_times(line) for line in pictured("demo").splitlines()]
+
     def test_does_not_name_a_link_to_the_parent(self, demo: DemoRun) -> None:
-        assert demo.process.stdout.count("↪") == 4  # the reads of the bucket
+        assert demo.process.stdout.count("↪") == 5  # the reads of the bucket, and a fetch
 
     def test_exports_to_the_endpoint_of_the_user_as_well(self, demo: DemoRun) -> None:
         spans = demo.backend.spans

@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import socket
 import sys
 import tempfile
+from collections import Counter
 from contextlib import ExitStack
 from http.client import HTTPConnection
 from importlib.util import find_spec
@@ -19,8 +21,9 @@ from urllib.parse import urlsplit
 from _collector import Collector, forward, user_endpoint
 from _interrupts import held_back
 from _numbers import show_metrics
+from _picture import save_picture
 from _processes import Child, DemoError, find, nats_url, ready_line, start_nats_server
-from _tree import decode, show
+from _tree import Span, decode, outline, show
 from rich.console import Console
 
 SERVICES = Path(__file__).resolve().parent / "services"
@@ -36,6 +39,8 @@ WIDTH_AT_MOST = 120
 
 def run() -> None:
     """Runs the whole demo.
+
+    `--svg FILE` as its arguments draws the order that is tried twice.
 
     Raises:
         DemoError: something that it needs is missing or failed.
@@ -80,6 +85,8 @@ def run() -> None:
         raise DemoError("No span arrived. Is the instrumentation installed here? pip install '.[demo]'")
     console.print()
     show(spans, console)
+    if sys.argv[1:2] == ["--svg"]:
+        draw(spans, Path(sys.argv[2]))
     show_metrics(collector.metrics, console)
     if endpoint := user_endpoint():
         try:
@@ -87,6 +94,14 @@ def run() -> None:
         except (OSError, ValueError) as error:
             raise DemoError(f"Exporting to {endpoint} (OTLP over HTTP) failed: {error}") from error
         console.print(f"\n{len(spans)} spans exported to {endpoint}")
+
+
+def draw(spans: list[Span], path: Path) -> None:
+    """Draws the trace with the most spans."""
+    (most, _), *_ = Counter(span.trace_id for span in spans).most_common()
+    console = Console(file=io.StringIO(), width=WIDTH_OF_A_PIPE, highlight=False, record=True)
+    show(spans, console, only=most)
+    save_picture(console, path, "One order, three services", outline(spans, only=most))
 
 
 def check_port(port: str) -> None:

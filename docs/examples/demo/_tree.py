@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import io
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle
 from textwrap import wrap
 
@@ -81,38 +83,57 @@ def decode(request: ExportTraceServiceRequest) -> list[Span]:
     return sorted(spans, key=lambda span: span.start)
 
 
-def show(spans: Iterable[Span], console: Console, *, times: bool = True) -> None:
+def show(spans: Iterable[Span], console: Console, *, times: bool = True, only: str = "") -> None:
     """Prints every trace of several spans as a tree, and counts the others by their names.
+
+    Of those others with a link or an error, which the names do not tell, the first of each name is drawn as well.
 
     Args:
         spans: the spans, by their start.
         console: where to print.
         times: whether to show what differs from run to run: times and the ids of traces.
+        only: the id of the one trace to print; all of them when empty.
     """
     traces: dict[str, list[Span]] = defaultdict(list)
     for span in spans:
         traces[span.trace_id].append(span)
     by_id = {span.span_id: span for trace in traces.values() for span in trace}
     colours = dict(zip(dict.fromkeys(span.service for span in by_id.values()), cycle(PALETTE)))
-    for trace_id, trace in traces.items():
-        if len(trace) == 1:
+    drawn: set[str] = set()
+    # Those of a single span come last: what begins them may be older than what they are about, a wait for one.
+    for trace_id, trace in sorted(traces.items(), key=lambda item: len(item[1]) == 1):
+        if only not in ("", trace_id):
             continue
+        lines = list(_lines(trace, by_id, times))
+        if len(trace) == 1:
+            if not lines[0].notes or trace[0].name in drawn:
+                continue
+            drawn.add(trace[0].name)
         services = list(dict.fromkeys(span.service for span in trace))
-        title = Text.assemble((trace[0].name, "bold"), f"  {len(trace)} spans")
+        title = Text.assemble((trace[0].name, "bold"), f"  {len(trace)} span{'s' * (len(trace) > 1)}")
         for number, service in enumerate(services if len(colours) > 1 else ()):
             title.append(" → " if number else "  ", "dim").append(service, colours[service])
         if times:
             console.print(title, overflow="ellipsis", no_wrap=True)
             console.print(Text(f"trace {trace_id}", "dim"))
-        for row in _rows(list(_lines(trace, by_id, times)), colours, console.width, times):
+        for row in _rows(lines, colours, console.width, times):
             console.print(row)
         console.print()
-    if alone := Counter(trace[0].name for trace in traces.values() if len(trace) == 1):
+    if not only and (alone := Counter(trace[0].name for trace in traces.values() if len(trace) == 1)):
         console.print(Text(f"Traces of a single span: {alone.total()}", "bold"))
         names = [name if count == 1 else f"{name} ({count})" for name, count in alone.items()]
         for line in wrap(", ".join(names), console.width - 2):
             console.print(Text(f"  {line}"))
         console.print()
+
+
+def outline(spans: Iterable[Span], only: str = "") -> str:
+    """The traces, or only one, as text of 80 columns, without what differs from run to run: times, ids, ports."""
+    console = Console(file=io.StringIO(), width=80, highlight=False)
+    fixed = [replace(span, name=re.sub(r"(?<=^connect 127\.0\.0\.1:)\d+", "4222", span.name)) for span in spans]
+    show(fixed, console, times=False, only=only)
+    lines = [line.rstrip() for line in console.file.getvalue().splitlines()]
+    return "\n".join(lines).strip() + "\n"
 
 
 def _rows(lines: list[Line], colours: Mapping[str, str], width: int, times: bool) -> Iterator[RenderableType]:
@@ -179,7 +200,8 @@ def _lines(spans: list[Span], by_id: Mapping[str, Span], ids: bool) -> Iterator[
                 branch, trunk = "", ""
             twig = "│  " if span.span_id in children else "   "
             notes = [f"✗ {span.error}"] if span.error else []
-            notes += [_linked(span, by_id.get(link), link, ids) for link in span.links if link != span.parent_id]
+            links = [_linked(span, by_id.get(link), link, ids) for link in span.links if link != span.parent_id]
+            notes += links if ids else sorted(links)  # what several connections send at once comes in any order
             yield Line(indent + branch, indent + trunk + twig, span, tuple(notes))
             yield from below(span.span_id, indent + trunk)
 
