@@ -52,19 +52,19 @@ kv.put settings                producer
 └─ process settings            consumer
    └─ publish settings.applied producer
 
-kv.get settings client
-   ↪ links to kv.put settings of another trace
-
 kv.update settings             producer
 └─ process settings            consumer
    └─ publish settings.applied producer
 
-kv.update settings producer
-   ✗ nats.js.errors.KeyWrongLastSequenceError: nats: wrong last sequence: 2
-
 kv.delete settings             producer
 └─ process settings            consumer
    └─ publish settings.applied producer
+
+kv.get settings client
+   ↪ links to kv.put settings of another trace
+
+kv.update settings producer
+   ✗ nats.js.errors.KeyWrongLastSequenceError: nats: wrong last sequence: 2
 """,
     "files": """
 publish reports.ready    producer
