@@ -9,11 +9,10 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -145,65 +144,6 @@ class TestExample:
         assert value("nats_client_async_errors_total", error_type="ValueError") > 0
         assert value("messaging_process_duration_seconds_count", error_type="ValueError") > 0
         assert value("nats_jetstream_redeliveries_total", messaging_nats_jetstream_consumer="billing") > 0
-
-
-class TestExampleInTrouble:
-    @pytest.fixture
-    def environment(self) -> dict[str, str]:
-        env = {key: value for key, value in os.environ.items() if not key.startswith(("OTEL_", "NATS_"))}
-        return env | {"OTEL_EXPORTER_PROMETHEUS_PORT": "0"}
-
-    def start(self, env: dict[str, str]) -> subprocess.Popen[str]:
-        command = [sys.executable, str(DOCS / "examples" / "prometheus")]
-        return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-    def wait_for(self, url: str, *patterns: str) -> str:
-        deadline = time.monotonic() + TIMEOUT
-        while not all(re.search(pattern, text := scrape(url), re.M) for pattern in patterns):
-            assert time.monotonic() < deadline, text
-            time.sleep(0.05)
-        return text
-
-    def test_it_survives_the_loss_of_its_server_and_ends_on_sigterm(
-        self, environment: dict[str, str], server_factory: Callable[..., NatsServer]
-    ):
-        server = server_factory()
-        with self.start(environment | {"NATS_URL": server.url, "OTEL_SERVICE_NAME": "kiosk"}) as example:
-            try:
-                url = example.stdout.readline().split()[-1]
-                connections = r'^nats_client_connections\{[^}]*state="%s"[^}]*\} 1\.0$'
-                text = self.wait_for(url, connections % "connected")
-                assert re.search(r'^target_info\{[^}]*service_name="kiosk"', text, re.M)
-                server.stop()
-                self.wait_for(url, connections % "reconnecting")
-                server.start()
-                self.wait_for(url, connections % "connected", r"^nats_client_reconnects_total\{.*\} 1\.0$")
-                example.terminate()
-                assert (example.stderr.read(), example.wait(TIMEOUT)) == ("", 0)
-            finally:
-                example.kill()
-
-    def test_it_brings_a_server_and_takes_it_away(self, environment: dict[str, str], tmp_path: Path):
-        with self.start(environment | {"TMPDIR": str(tmp_path)}) as example:
-            try:
-                text = scrape(example.stdout.readline().split()[-1])
-                assert re.search(r'^target_info\{[^}]*service_name="shop"', text, re.M)
-                [port] = set(re.findall(r'server_port="(\d+)"', text))
-                example.terminate()
-                assert (example.stderr.read(), example.wait(TIMEOUT)) == ("", 0)
-            finally:
-                example.kill()
-        with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", int(port)))
-        assert not list(tmp_path.iterdir())
-
-    def test_a_port_that_is_taken_is_one_line(self, environment: dict[str, str]):
-        with socket.create_server(("127.0.0.1", 0)) as other:
-            port = str(other.getsockname()[1])
-            with self.start(environment | {"OTEL_EXPORTER_PROMETHEUS_PORT": port}) as example:
-                errors = example.stderr.read()
-                assert (errors.count("\n"), example.wait(TIMEOUT)) == (1, 1)
-        assert "in use" in errors
 
 
 # -- the documentation ------------------------------------------------------------------------------------------------

@@ -32,9 +32,9 @@ class Block:
 
 
 def pages() -> list[Path]:
-    """Every Markdown page of the repository that a reader is meant to read."""
+    """Every Markdown page that is written by hand."""
     found = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
-    return [page for page in found if "_build" not in page.parts]
+    return [page for page in found if not {"_build", "upstream"} & set(page.relative_to(ROOT).parts)]
 
 
 def blocks(page: Path) -> Iterator[Block]:
@@ -61,6 +61,12 @@ def blocks(page: Path) -> Iterator[Block]:
             yield Block(mark[1] if mark else "", language, "\n".join(lines[begin + 1 : number]) + "\n", begin + 1)
             opened = None
     assert opened is None, f"{page}: the block of line {opened and opened[0] + 1} is not closed"
+
+
+def toctree(page: Path) -> list[Path]:
+    """The pages that a page has in its table of contents."""
+    entries = [line for block in blocks(page) if block.language == "{toctree}" for line in block.text.split()]
+    return [page.parent / f"{entry}.md" for entry in entries if not entry.startswith(":")]
 
 
 def marked(page: Path, mark: str) -> str:
