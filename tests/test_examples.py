@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import xml.etree.ElementTree as ElementTree
 
 import pytest
 from nats.js import JetStreamContext
+from nats.js.kv import KeyValue
 
 from support.docs import DOCS, blocks
 from support.examples import EXAMPLES, OTHERS, QUICK, pictured, run_example
@@ -23,6 +25,8 @@ else:
 
 LACKING = {
     "batches": not hasattr(JetStreamContext, "publish_async"),
+    "configuration": not hasattr(KeyValue.KeyWatcher, "STOP_ITER"),  # its loop ended at the first None
+    "files": not hasattr(JetStreamContext, "create_object_store"),
     "service": not HAS_SERVICES,
 }
 TRACES = {
@@ -158,7 +162,7 @@ receive jobs.* client
 def test_the_example_makes_the_trace_of_its_picture(name: str):
     if LACKING.get(name):
         pytest.skip("this nats-py has not what the example uses")
-    printed = run_example(name)
+    printed = run_example(name).printed
     traces, _ = printed.split("\nTraces of a single span: ")
     assert traces == TRACES[name].removeprefix("\n")
     assert printed == pictured(name)
@@ -183,3 +187,44 @@ class TestPage:
         assert root.findtext("svg:title", namespaces=names)
         assert len(root.findtext("svg:desc", namespaces=names)) > 50
         assert not re.search(r"url\((?!#)|href=|@import|<script", picture.read_text(encoding="utf-8"))
+
+
+class TestAttributes:
+    rows = re.findall(
+        r"^\| `([\w.<>]+)` \| `(.*?)` \| `([^`]+)`(.*?) \|$", (DOCS / "attributes.md").read_text(encoding="utf-8"), re.M
+    )
+
+    def test_are_all_that_the_conventions_page_has(self):
+        conventions = (DOCS / "semconv.md").read_text(encoding="utf-8")
+        documented: list[str] = []
+        for first, others in re.findall(
+            r"^\| `([a-z]+\.[a-z_.<>]+)`((?:, `[a-z_.]+`)*) \| (?:all|`)", conventions, re.M
+        ):
+            documented.append(first)
+            for other in re.findall(r"`([a-z_.]+)`", others):
+                documented.append(first.rpartition(".")[0] + other if other.startswith(".") else other)
+        assert len(documented) > 30
+        assert {name for name, *_ in self.rows} == set(documented)
+
+    def test_have_the_values_that_they_have_in_the_examples(self):
+        if any(LACKING.values()):
+            pytest.skip("this nats-py has not what some examples use")
+        seen: dict[tuple[str, str], list[str]] = {}
+        for example in QUICK:
+            for span, attributes in run_example(example).spans:
+                for name, value in attributes.items():
+                    seen.setdefault((span, name), []).append(self.of_any_run(json.dumps(value)))
+        for name, value, span, condition in self.rows:
+            json.loads(value)
+            if condition:  # nothing that an example does
+                continue
+            name = name.replace("<name>", "content-type")
+            value = json.dumps(json.loads(value))
+            if name.endswith((".port", "client.id")):
+                assert seen[span, name]
+            else:
+                assert self.of_any_run(value) in seen[span, name], f"{name} of {span}"
+
+    @staticmethod
+    def of_any_run(value: str) -> str:
+        return re.sub(r"[A-Za-z0-9]{22,}", "ID", value)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import socket
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,14 @@ sys.path.append(str(Path(__file__).resolve().parent / "demo"))
 try:
     from _picture import save_picture
     from _processes import Child, DemoError, find, nats_url, start_nats_server
-    from _tree import Span, decode, outline, show
+    from _tree import decode, outline, show
     from rich.console import Console
 except ImportError as missing:
     sys.exit(f"The examples need more packages ({missing}): pip install '.[demo]'")
 
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.instrumentation.nats import NatsInstrumentor
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import set_tracer_provider
@@ -50,13 +51,18 @@ def run(main: Main, config: str = "", nodes: int = 1, **options: Any) -> None:
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
     parser.add_argument("--no-times", action="store_true", help="print only what is the same in every run")
     parser.add_argument("--svg", type=Path, help="draw the traces into this file too")
+    parser.add_argument("--attributes", type=Path, help="write the attributes of all spans into this file, as JSON")
     arguments = parser.parse_args()
     try:
-        spans = record(main, config, nodes, **options)
+        recorded = record(main, config, nodes, **options)
     except DemoError as error:
         sys.exit(str(error))
     except KeyboardInterrupt:
         sys.exit("Interrupted.")
+    if arguments.attributes:
+        attributes = [{"name": span.name, "attributes": dict(span.attributes or {})} for span in recorded]
+        arguments.attributes.write_text(json.dumps(attributes), encoding="utf-8")
+    spans = decode(encode_spans(recorded))
     if arguments.no_times:
         print(outline(spans), end="")
         return
@@ -66,7 +72,7 @@ def run(main: Main, config: str = "", nodes: int = 1, **options: Any) -> None:
         save_picture(console, arguments.svg, Path(sys.argv[0]).name, outline(spans))
 
 
-def record(main: Main, config: str = "", nodes: int = 1, **options: Any) -> list[Span]:
+def record(main: Main, config: str = "", nodes: int = 1, **options: Any) -> Sequence[ReadableSpan]:
     """Runs an example instrumented.
 
     Args:
@@ -96,7 +102,7 @@ def record(main: Main, config: str = "", nodes: int = 1, **options: Any) -> list
             started.callback(server.kill)
             servers[server.wait_until(nats_url)] = server
         asyncio.run(main(servers if nodes > 1 else next(iter(servers))))
-    return decode(encode_spans(exporter.get_finished_spans()))
+    return exporter.get_finished_spans()
 
 
 def start_server(folder: Path, config: str = "") -> Child:

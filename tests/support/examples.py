@@ -5,11 +5,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
+import tempfile
+from dataclasses import dataclass
+from functools import cache
 from html import unescape
+from pathlib import Path
+from typing import Any
 
 from support.docs import DOCS
 
@@ -33,26 +39,40 @@ OTHERS = ("cluster", "fastapi_app", "faststream_app", "taskiq_app", "tls")
 """Those that need more packages, or more time."""
 
 
-def run_example(name: str) -> str:
-    """Runs an example.
+@dataclass(frozen=True)
+class Run:
+    """What an example left.
 
-    Returns:
-        Its traces as text, without times.
+    Attributes:
+        printed: Its traces as text, without times.
+        spans: Name and attributes of each span.
+    """
+
+    printed: str
+    spans: list[tuple[str, dict[str, Any]]]
+
+
+@cache
+def run_example(name: str) -> Run:
+    """Runs an example, once however often it is asked for.
 
     Raises:
         AssertionError: It failed, or had something to say on its standard error.
     """
     kept = {key: value for key, value in os.environ.items() if not key.startswith("OTEL_")}
-    finished = subprocess.run(
-        [sys.executable, str(EXAMPLES / f"{name}.py"), "--no-times"],
-        env=kept | {"PYTHONIOENCODING": "utf-8"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        encoding="utf-8",
-        timeout=TIMEOUT,
-    )
-    assert (finished.stderr, finished.returncode) == ("", 0)
-    return finished.stdout
+    with tempfile.TemporaryDirectory() as folder:
+        attributes = Path(folder, "attributes.json")
+        finished = subprocess.run(
+            [sys.executable, str(EXAMPLES / f"{name}.py"), "--no-times", "--attributes", str(attributes)],
+            env=kept | {"PYTHONIOENCODING": "utf-8"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=TIMEOUT,
+        )
+        assert (finished.stderr, finished.returncode) == ("", 0)
+        spans = [(span["name"], span["attributes"]) for span in json.loads(attributes.read_text(encoding="utf-8"))]
+    return Run(finished.stdout, spans)
 
 
 def pictured(name: str) -> str:
