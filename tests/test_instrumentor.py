@@ -479,7 +479,7 @@ class TestEnvironmentsWithoutIt:
         import logging
         logging.basicConfig(format="%(levelname)s %(message)s")
         from opentelemetry.instrumentation.auto_instrumentation import initialize
-        initialize(swallow_exceptions=False)
+        initialize()
         from opentelemetry.instrumentation.nats import NatsInstrumentor, message_context
         NatsInstrumentor().instrument()
         print(NatsInstrumentor().is_instrumented_by_opentelemetry)
