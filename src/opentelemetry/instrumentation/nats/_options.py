@@ -36,6 +36,9 @@ _logger = getLogger(__name__)
 _TRUE = frozenset({"true", "1", "yes", "on"})
 _FALSE = frozenset({"false", "0", "no", "off"})
 
+# Keywords of `BaseInstrumentor.instrument()` itself. Its releases 0.51b0 and 0.52b0 pass the first one on to us.
+_BASE_CLASS_OPTIONS = frozenset({"raise_exception_on_conflict", "skip_dep_check"})
+
 
 class OutgoingMessage(NamedTuple):
     """A message about to be sent, as a publish hook sees it.
@@ -174,7 +177,7 @@ def read_options(given: Mapping[str, Any]) -> Options:
     Returns:
         The options; a bad value was logged as a warning and replaced by its default.
     """
-    for name in given.keys() - InstrumentOptions.__annotations__.keys():
+    for name in given.keys() - InstrumentOptions.__annotations__.keys() - _BASE_CLASS_OPTIONS:
         _warn_unknown(name)
     return Options(
         publish_hook=cast("PublishHook | None", _hook(given, "publish_hook")),
