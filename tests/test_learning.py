@@ -68,6 +68,9 @@ class TestTokens:
         patterns = ["a.*", "a.>", "*", ">", "a.*.b.>", "a.one", "a.two"]
         assert named(names, patterns) == patterns
         assert names.name("a.three") == "a.*"
+        assert names.name("a.*.>") == "a.*.>"
+        assert named(names, [f"b.{word}" for word in words(3)])[-1] == "b.*"
+        assert names.name("b.>") == "b.>"
 
     def test_that_are_generated_are_no_wildcard_subjects_name(self):
         assert LearnedNames(50).name("sessions.550e8400-e29b-41d4-a716-446655440000.>") == "sessions.*.>"

@@ -96,7 +96,7 @@ class LearnedNames:
             if child is None:
                 # What is not known is mostly an id, in a place of ids.
                 child = node.children.get("*")
-                if child is None or (node.words < self._limit_now and not looks_generated(token)):
+                if child is None or token == ">" or (node.words < self._limit_now and not looks_generated(token)):
                     return None
             node = child
         return node.name

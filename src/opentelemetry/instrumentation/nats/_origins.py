@@ -90,7 +90,7 @@ class Origin:
             if len(self._prototypes) >= CACHED_SUBJECTS:
                 self._prototypes.clear()
             destination = (
-                connection.telemetry.naming.resource(subject)
+                connection.telemetry.naming.resource("bucket" if self.bucket else "stream", subject)
                 if self.bucket or (self.stream and subject == self.subject)
                 else connection.destination(subject, self._pattern)
             )

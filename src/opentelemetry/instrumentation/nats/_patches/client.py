@@ -283,7 +283,8 @@ async def _count_error(telemetry: Telemetry, client: Any, callback: Any, error: 
 
 def _count(telemetry: Telemetry, client: Any, error: Any) -> None:
     readings = connection_of(telemetry, client).readings
-    readings.count(ASYNC_ERRORS, {**readings.server, ERROR_TYPE: error_type(error)})
+    counted_type = telemetry.metrics.bounds.error_type(error_type(error))
+    readings.count(ASYNC_ERRORS, {**readings.server, ERROR_TYPE: counted_type})
     if isinstance(error, _SLOW_CONSUMER):
         slow: Any = error
         origin = origin_of(telemetry, slow.sub)

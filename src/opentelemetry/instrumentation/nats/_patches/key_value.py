@@ -36,7 +36,7 @@ _OPERATIONS = {None: _PUT, "DEL": _DELETE, "PURGE": _PURGE}
 
 
 def _prototype(telemetry: Telemetry, kv: Any, operation: Operation) -> Prototype:
-    return prototype_of(telemetry, _nats.client_of_store(kv), operation, _nats.bucket_of(kv), resource=True)
+    return prototype_of(telemetry, _nats.client_of_store(kv), operation, _nats.bucket_of(kv), resource="bucket")
 
 
 # -- one key ----------------------------------------------------------------------------------------------------------
@@ -123,7 +123,7 @@ def start_on_context(
     """Starts the methods of `JetStreamContext` that look up, make and delete a bucket, of either store."""
     bucket = arguments.get(args, kwargs, "bucket") or getattr(arguments.get(args, kwargs, "config"), "bucket", None)
     name = bucket if isinstance(bucket, str) else None
-    return Observed(context, prototype_of(telemetry, _nats.client_of_context(js), operation, name, resource=True))
+    return Observed(context, prototype_of(telemetry, _nats.client_of_context(js), operation, name, resource="bucket"))
 
 
 # -- watchers ---------------------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ _NOT_FOUND = _nats.find_errors("nats.js.errors", "NotFoundError")
 
 
 def _prototype(telemetry: Telemetry, store: Any, operation: Operation) -> Prototype:
-    return prototype_of(telemetry, _nats.client_of_store(store), operation, _nats.bucket_of(store), resource=True)
+    return prototype_of(telemetry, _nats.client_of_store(store), operation, _nats.bucket_of(store), resource="bucket")
 
 
 def _all(store: Any) -> str:
