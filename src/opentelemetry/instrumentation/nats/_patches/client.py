@@ -233,7 +233,9 @@ def _request_answer(answer: Any, request: Send) -> Failure | None:
     if code is None:
         return None
     description = names.header(headers, names.SERVICE_ERROR_HEADER) or ""
-    span.set_attributes({names.SERVICE_ERROR: description, names.SERVICE_ERROR_CODE: code})
+    span.set_attribute(names.SERVICE_ERROR_CODE, code)
+    if request.prototype.telemetry.records_texts:
+        span.set_attribute(names.SERVICE_ERROR, description)
     return Failure(code, True, description)
 
 
