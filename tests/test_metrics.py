@@ -914,7 +914,7 @@ class TestReaderInAnotherThread:
         self, telemetry: Telemetry, connect: Connect, unique: Unique
     ):
         meters = Meters()
-        telemetry.instrument(meter_provider=meters.provider, tracer_provider=NoOpTracerProvider())
+        telemetry.instrument(meter_provider=meters.provider, tracer_provider=NoOpTracerProvider(), subject_names=200)
         nc = await connect()
         name = unique()
         subscriptions = [await nc.subscribe(f"{name}-more") for _ in range(100)]

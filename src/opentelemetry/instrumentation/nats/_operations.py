@@ -20,6 +20,7 @@ from opentelemetry.instrumentation.nats._telemetry import Failure, Telemetry
 from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
 from opentelemetry.semconv._incubating.metrics import messaging_metrics
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
+from opentelemetry.semconv.attributes.exception_attributes import EXCEPTION_TYPE
 from opentelemetry.trace import Span, SpanKind
 from opentelemetry.trace.status import Status, StatusCode
 
@@ -178,6 +179,11 @@ class Prototype:
         return f"<{self.kind.name.lower()} spans named {self.span_name!r}{', excluded' if self.excluded else ''}>"
 
 
+def class_name(cls: type[BaseException]) -> str:
+    """Returns the whole name of an exception's class, `builtins` left out."""
+    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+
+
 class Recorded:
     """An operation that has a span, and ends itself.
 
@@ -212,9 +218,13 @@ class Recorded:
                     series = series.failed(failure.error_type)
                     if span.is_recording():
                         span.set_attribute(ERROR_TYPE, failure.error_type)
-                        span.set_status(Status(StatusCode.ERROR, failure.description))
+                        texts = telemetry.records_texts
+                        span.set_status(Status(StatusCode.ERROR, failure.description if texts else None))
                         if not failure.expected and isinstance(error, BaseException):
-                            span.record_exception(error)
+                            if texts:
+                                span.record_exception(error)
+                            else:
+                                span.add_event("exception", {EXCEPTION_TYPE: class_name(type(error))})
                 if prototype.counts_at_end:
                     series.count += 1
                 if metrics.on or (metrics.waiting and metrics.resolve()):

@@ -92,7 +92,8 @@ class Origin:
                 self._prototypes.clear()
             destination = None
             if self.bucket or (self.stream and subject == self.subject):
-                destination = connection.telemetry.naming.resource(subject) if subject else None
+                kind = "bucket" if self.bucket else "stream"
+                destination = connection.telemetry.naming.resource(kind, subject) if subject else None
             elif subject:
                 destination = connection.destination(subject, self._pattern)
             membership = Membership(self.group, self.consumer, self.attributes, self.excluded)

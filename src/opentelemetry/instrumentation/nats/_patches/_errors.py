@@ -11,6 +11,7 @@ import re
 from nats import errors
 from nats.js import errors as js_errors
 
+from opentelemetry.instrumentation.nats._operations import class_name
 from opentelemetry.instrumentation.nats._telemetry import Failure
 
 # What the protocol provides for: no stack trace is worth its 54 us.
@@ -36,11 +37,7 @@ def error_type(error: BaseException) -> str:
     code = getattr(error, "err_code", None)
     if code and isinstance(error, js_errors.APIError):
         return str(code)
-    return _class_name(type(error))
-
-
-def _class_name(cls: type[BaseException]) -> str:
-    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+    return class_name(type(error))
 
 
 def classify(error: BaseException) -> Failure:
@@ -55,5 +52,5 @@ def classify(error: BaseException) -> Failure:
             description = _CREDENTIALS.sub("", str(error))
         except Exception:
             # A user's exception class that can't say what it is: recording it with its stack trace would raise again.
-            expected, description = True, _class_name(type(error))
+            expected, description = True, class_name(type(error))
     return Failure(error_type(error), expected, description)

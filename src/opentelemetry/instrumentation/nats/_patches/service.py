@@ -75,9 +75,15 @@ def _explain(delivery: Delivery, error: BaseException) -> BaseException | Failur
 
 
 def _service_error(delivery: Delivery, code: Any, description: Any) -> Failure:
-    attributes: Attributes = {names.SERVICE_ERROR: str(description), names.SERVICE_ERROR_CODE: str(code)}
-    delivery.set(attributes)
+    delivery.set(_error_attributes(delivery.prototype.telemetry, code, description))
     return Failure(str(code), True, str(description))
+
+
+def _error_attributes(telemetry: Telemetry, code: Any, description: Any) -> Attributes:
+    attributes: Attributes = {names.SERVICE_ERROR_CODE: str(code)}
+    if telemetry.records_texts:
+        attributes[names.SERVICE_ERROR] = str(description)
+    return attributes
 
 
 def _start_respond(
@@ -107,7 +113,7 @@ def _start_respond_error(
     delivery = delivery_of(_nats.message_of(request))
     if delivery is not None and delivery.span is not None:
         delivery.failure = _service_error(delivery, code, description)
-    attributes: Attributes = {names.SERVICE_ERROR: str(description), names.SERVICE_ERROR_CODE: str(code)}
+    attributes = _error_attributes(telemetry, code, description)
     return start_reply(telemetry, _nats.message_of(request), get("data") or b"", get("headers"), attributes)
 
 
