@@ -841,6 +841,10 @@ class TestRequest:
         assert not requests and not processes
 
 
+def _word(number: int) -> str:
+    return "".join(chr(ord("g") + int(digit)) for digit in f"{number:04}")
+
+
 class TestManySubjects:
     async def test_with_ids_share_one_span_name_and_one_series(self, telemetry: Telemetry, nc: Client, unique: Unique):
         word = unique("orders")
@@ -852,24 +856,46 @@ class TestManySubjects:
         [series] = telemetry.metric("messaging.client.sent.messages").items()
         assert series[1] == 500
 
-    async def test_that_no_rule_knows_make_a_thousand_names_and_no_more(self, telemetry: Telemetry, nc: Client):
-        def word(number: int) -> str:
-            return "".join(chr(ord("g") + int(digit)) for digit in f"{number:04}")
+    async def test_that_no_rule_knows_share_a_name_after_fifty(self, telemetry: Telemetry, nc: Client):
+        subjects = [f"words.{_word(number)}.sent" for number in range(1500)]
+        for subject in subjects:
+            await nc.publish(subject, b"")
+        spans = telemetry.spans()
+        assert [span.attributes["messaging.destination.name"] for span in spans] == subjects
+        names = [*subjects[:50], *["words.*.sent"] * 1450]
+        assert [span.name for span in spans] == [f"publish {name}" for name in names]
+        templates = [span.attributes.get("messaging.destination.template") for span in spans]
+        assert templates == [*[None] * 50, *["words.*.sent"] * 1450]
+        sent = telemetry.metric("messaging.client.sent.messages")
+        assert len(sent) == 51
+        assert sum(sent.values()) == 1500
+        # One that has its name keeps it, and so do others.
+        for subject in (subjects[7], "shop.health.ok", "other.words.sent"):
+            await nc.publish(subject, b"")
+        assert [span.name for span in telemetry.spans()[-3:]] == [
+            f"publish {subjects[7]}",
+            "publish shop.health.ok",
+            "publish other.words.sent",
+        ]
 
+    @pytest.mark.instrument(subject_names=0)
+    async def test_that_no_rule_knows_make_a_thousand_names_and_no_more(self, telemetry: Telemetry, nc: Client):
         for number in range(1500):
-            await nc.publish(f"words.{word(number)}", b"")
+            await nc.publish(f"words.{_word(number)}", b"")
         spans = telemetry.spans()
         names = [span.name for span in spans]
         assert len(set(names)) == 1001
-        assert names[:1000] == [f"publish words.{word(number)}" for number in range(1000)]
+        assert names[:1000] == [f"publish words.{_word(number)}" for number in range(1000)]
         assert set(names[1000:]) == {"publish"}
         assert {span.attributes["messaging.destination.name"] for span in spans} == {
-            f"words.{word(number)}" for number in range(1500)
+            f"words.{_word(number)}" for number in range(1500)
         }
-        assert len(telemetry.metric("messaging.client.sent.messages")) == 1001
+        sent = telemetry.metric("messaging.client.sent.messages")
+        assert len(sent) == 1001
+        assert sum(sent.values()) == 1500
         # One that has its name keeps it.
-        await nc.publish(f"words.{word(7)}", b"")
-        assert telemetry.spans()[-1].name == f"publish words.{word(7)}"
+        await nc.publish(f"words.{_word(7)}", b"")
+        assert telemetry.spans()[-1].name == f"publish words.{_word(7)}"
 
     async def test_do_not_grow_a_cache_without_bound(self, telemetry: Telemetry, nc: Client):
         for number in range(1200):

@@ -478,8 +478,9 @@ class TestEnvironmentsWithoutIt:
         """
         import logging
         logging.basicConfig(format="%(levelname)s %(message)s")
-        from opentelemetry.instrumentation.auto_instrumentation import initialize
-        initialize(swallow_exceptions=False)
+        import os
+        os.environ.setdefault("PYTHONPATH", "")  # opentelemetry-instrument sets it
+        import opentelemetry.instrumentation.auto_instrumentation.sitecustomize
         from opentelemetry.instrumentation.nats import NatsInstrumentor, message_context
         NatsInstrumentor().instrument()
         print(NatsInstrumentor().is_instrumented_by_opentelemetry)
@@ -502,7 +503,8 @@ class TestEnvironmentsWithoutIt:
         finished = await self._run(tmp_path, self.PROGRAM)
         assert "Traceback" not in finished.stderr
         assert "nats-py >= 2.2, < 3" in finished.stderr
-        assert finished.stderr.count("nats-py 1.9.0") == finished.stderr.count("\n") == 2
+        # Loaded automatically the newest releases of OpenTelemetry say so as well.
+        assert finished.stderr.count("nats-py 1.9.0") == finished.stderr.count("\n") in (1, 2)
         assert (finished.stdout, finished.returncode) == ("False\n", 0)
 
     async def _run(self, directory: Path, text: str) -> Any:

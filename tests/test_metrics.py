@@ -36,7 +36,6 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.metrics.view import DropAggregation, View
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
-from opentelemetry.semconv.schemas import Schemas
 from opentelemetry.test.globals_test import reset_metrics_globals
 from opentelemetry.trace import NoOpTracerProvider
 from support.core import Connect, Unique, echo
@@ -489,7 +488,7 @@ class TestInstruments:
         assert (scope.scope.name, scope.scope.version, scope.scope.schema_url) == (
             "opentelemetry.instrumentation.nats",
             __version__,
-            Schemas.V1_44_0.value,
+            "https://opentelemetry.io/schemas/1.44.0",
         )
 
     async def test_of_durations_have_the_buckets_of_the_conventions(
@@ -915,7 +914,7 @@ class TestReaderInAnotherThread:
         self, telemetry: Telemetry, connect: Connect, unique: Unique
     ):
         meters = Meters()
-        telemetry.instrument(meter_provider=meters.provider, tracer_provider=NoOpTracerProvider())
+        telemetry.instrument(meter_provider=meters.provider, tracer_provider=NoOpTracerProvider(), subject_names=200)
         nc = await connect()
         name = unique()
         subscriptions = [await nc.subscribe(f"{name}-more") for _ in range(100)]

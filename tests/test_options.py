@@ -620,6 +620,113 @@ class TestActivateNextMsg:
         assert_span(telemetry.span(f"publish {inside}"), parent=receive)
 
 
+class TestSubjectNames:
+    async def test_by_default_fifty_tokens_of_a_place_keep_their_names(
+        self, telemetry: Telemetry, give: Give, nc: Client, unique: Unique
+    ):
+        give()
+        await self.check(telemetry, nc, unique(), 50)
+
+    @pytest.mark.parametrize("limit", [1, 3, 75])
+    async def test_that_many_tokens_of_a_place_keep_their_names(
+        self, telemetry: Telemetry, give: Give, nc: Client, unique: Unique, limit: int
+    ):
+        give(subject_names=limit)
+        await self.check(telemetry, nc, unique(), limit)
+
+    async def test_with_none_only_what_looks_generated_is_reduced(
+        self, telemetry: Telemetry, give: Give, nc: Client, unique: Unique
+    ):
+        give(subject_names=0)
+        await self.check(telemetry, nc, unique(), 100)
+        await nc.publish("orders.8812.created")
+        assert telemetry.spans()[-1].name == "publish orders.*.created"
+
+    async def check(self, telemetry: Telemetry, nc: Client, word: str, limit: int) -> None:
+        subjects = [f"{word}.{a}{b}.done" for a in "ghijklmnop" for b in "ghijklmnop"]
+        telemetry.clear()
+        for subject in subjects:
+            await nc.publish(subject)
+        names = [*subjects[:limit], *[f"{word}.*.done"] * (100 - limit)]
+        assert [span.name for span in telemetry.spans()] == [f"publish {name}" for name in names]
+
+    async def test_one_warning_says_where_names_ran_out(
+        self, telemetry: Telemetry, nc: Client, caplog: pytest.LogCaptureFixture
+    ):
+        for a in range(100):
+            for b in range(40):
+                await nc.publish(f"t.{chr(0x4E00 + a)}.u.{chr(0x4E00 + b)}")
+        assert len({span.name for span in telemetry.spans()}) <= 1000
+        assert warnings(caplog) == [
+            "nats instrumentation: too many subjects to give each a name; most differ in token 4 of those that begin"
+            " with 't'. Further ones share names with wildcards, or have none. Name them by patterns of yours with"
+            " subject_templates (OTEL_PYTHON_NATS_SUBJECT_TEMPLATES), or let fewer tokens of one place keep their names"
+            " with subject_names (OTEL_PYTHON_NATS_SUBJECT_NAMES, 50 now)"
+        ]
+
+
+class TestRecordExceptionMessages:
+    async def fail(self, nc: Client, js: JetStreamContext, word: str) -> None:
+        """Fails in each way in which a text gets onto a span."""
+
+        async def handler(msg: Msg) -> None:
+            raise ValueError("secret")
+
+        async def refuse(msg: Msg) -> None:
+            headers = {"Nats-Service-Error": "secret", "Nats-Service-Error-Code": "4711"}
+            await nc.publish(msg.reply, headers=headers)
+
+        async def ignore(error: Exception) -> None:
+            pass
+
+        nc._error_cb = ignore
+        await nc.subscribe(f"{word}.raises", cb=handler)
+        await nc.publish(f"{word}.raises")
+        await nc.subscribe(f"{word}.refuses", cb=refuse)
+        await nc.request(f"{word}.refuses")
+        with pytest.raises(Exception, match="no responders"):
+            await nc.request(f"{word}.nobody")
+        with pytest.raises(Exception, match="not found"):
+            await js.stream_info(word)
+
+    async def test_off_spans_have_the_types_only(
+        self, telemetry: Telemetry, give: Give, nc: Client, js: JetStreamContext, unique: Unique
+    ):
+        give(record_exception_messages=False)
+        word = unique()
+        await self.fail(nc, js, word)
+        await telemetry.wait_for(f"process {word}.raises")
+        process = telemetry.span(f"process {word}.raises")
+        (event,) = process.events
+        assert (event.name, dict(event.attributes or {})) == ("exception", {"exception.type": "ValueError"})
+        types = {}
+        for span in telemetry.spans():
+            assert "secret" not in span.to_json() and "found" not in span.to_json()
+            if not span.status.is_ok and span.status.description is None:
+                types[span.name] = span.attributes.get("error.type") if span.attributes else None
+        assert types[f"process {word}.raises"] == "ValueError"
+        assert types[f"request {word}.refuses"] == "4711"
+        assert types[f"request {word}.nobody"] == "nats.errors.NoRespondersError"
+        assert types[f"stream_info {word}"] == "10059"
+        refused = telemetry.span(f"request {word}.refuses").attributes or {}
+        assert refused["messaging.nats.service.error_code"] == "4711"
+
+    async def test_on_spans_have_the_texts(
+        self, telemetry: Telemetry, give: Give, nc: Client, js: JetStreamContext, unique: Unique
+    ):
+        give(record_exception_messages=True)
+        word = unique()
+        await self.fail(nc, js, word)
+        await telemetry.wait_for(f"process {word}.raises")
+        process = telemetry.span(f"process {word}.raises")
+        assert process.status.description == "secret"
+        (event,) = process.events
+        assert set(event.attributes or {}) >= {"exception.type", "exception.message", "exception.stacktrace"}
+        refused = telemetry.span(f"request {word}.refuses")
+        assert refused.status.description == (refused.attributes or {})["messaging.nats.service.error"] == "secret"
+        assert telemetry.span(f"stream_info {word}").status.description != ""
+
+
 class TestProviders:
     async def test_the_given_ones_are_used(self, telemetry: Telemetry, nc: Client, unique: Unique):
         exporter, reader = InMemorySpanExporter(), InMemoryMetricReader()
@@ -701,6 +808,53 @@ class TestBadValues:
         assert warnings(caplog) == [
             f"nats instrumentation: {VARIABLES[name]} is 'maybe', not true or false; false is used"
         ]
+        await flows(telemetry)
+
+    @pytest.mark.parametrize("value", ["many", -1, 2.5, True, [], "-3", "2.5", "1e3"])
+    async def test_what_is_no_number_is_warned_about(
+        self, telemetry: Telemetry, caplog: pytest.LogCaptureFixture, flows: Any, value: Any
+    ):
+        telemetry.instrument(subject_names=value)
+        assert warnings(caplog) == [
+            f"nats instrumentation: subject_names is {value!r}, not a number that is not negative; 50 is used"
+        ]
+        assert used(telemetry).subject_names == 50
+        await flows(telemetry)
+
+    @pytest.mark.parametrize(("text", "number"), [("0", 0), (" 7 ", 7), ("50", 50), ("100000", 100_000)])
+    def test_every_number_is_understood(
+        self,
+        telemetry: Telemetry,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+        text: str,
+        number: int,
+    ):
+        for value in (number, text, float(number)):
+            telemetry.instrument(subject_names=value)
+            assert used(telemetry).subject_names == number
+        monkeypatch.setenv(VARIABLES["subject_names"], text)
+        telemetry.instrument()
+        assert used(telemetry).subject_names == number
+        assert caplog.records == []
+
+    @pytest.mark.parametrize("source", ["keyword", "variable"])
+    async def test_what_defaults_to_true_stays_so(
+        self,
+        telemetry: Telemetry,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+        flows: Any,
+        source: str,
+    ):
+        if source == "keyword":
+            telemetry.instrument(record_exception_messages="maybe")
+        else:
+            monkeypatch.setenv(VARIABLES["record_exception_messages"], "maybe")
+            telemetry.instrument()
+        name = "record_exception_messages" if source == "keyword" else VARIABLES["record_exception_messages"]
+        assert warnings(caplog) == [f"nats instrumentation: {name} is 'maybe', not true or false; true is used"]
+        assert used(telemetry).record_exception_messages is True
         await flows(telemetry)
 
     @pytest.mark.parametrize("text", ["true", "TRUE", " 1 ", "Yes", "on"])
@@ -909,6 +1063,8 @@ class TestInAProcess:
             VARIABLES["excluded_subjects"]: "app..linked",
             VARIABLES["propagation_excluded_subjects"]: "app.>.bare",
             VARIABLES["subject_templates"]: "app.ten*.>",
+            VARIABLES["subject_names"]: "few",
+            VARIABLES["record_exception_messages"]: "never",
         }
         program = await run(PROGRAM, nats_server.url, env={**otlp.environment("program"), **bad})
         check_program(program, otlp, {})
@@ -1008,6 +1164,7 @@ class TestDocs:
             "`excluded_subjects`",
             "`propagation_excluded_subjects`",
             "`subject_templates`",
+            "`subject_names`",
             "`headers_included`, `headers_excluded`",
             "`publish_hook`, `consume_hook`",
         ],

@@ -18,10 +18,11 @@ PACKAGE = package.__name__
 
 # From the ground up. A room imports only rooms of the storeys below its own; a new room gets its line here.
 STOREYS = (
-    ("version", "package", "environment_variables", "_incoming", "_providers", "_subjects", "_texts"),
+    ("version", "package", "environment_variables", "_incoming", "_providers", "_subjects", "_texts", "_tokens"),
     ("_faults",),
-    ("_options",),
-    ("_attributes", "_naming"),
+    ("_options", "_learning"),
+    ("_attributes",),
+    ("_naming", "_bounds"),
     ("_propagation", "_series"),
     ("_arrived",),
     ("_headers",),

@@ -20,14 +20,14 @@ from nats.nuid import NUID
 from opentelemetry.context import Context
 from opentelemetry.instrumentation.nats._arrived import note, note_all, note_of, noted
 from opentelemetry.instrumentation.nats._headers import chosen
+from opentelemetry.instrumentation.nats._learning import LearnedNames
 from opentelemetry.instrumentation.nats._subjects import (
     SubjectPatterns,
     carries_context,
     has_wildcard,
     is_plumbing,
-    looks_generated,
-    reduce_subject,
 )
+from opentelemetry.instrumentation.nats._tokens import looks_generated
 from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 from support.spans import assert_span, connection_attributes
 from support.telemetry import Telemetry
@@ -41,6 +41,12 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 _random = random.Random(20250)
+
+
+def reduce_subject(subject: str) -> str | None:
+    """What the rules alone make of a subject; None if that is the subject."""
+    name = LearnedNames(0).name(subject)
+    return None if name == subject else name
 
 
 def nuids(count: int) -> Iterator[str]:
@@ -83,6 +89,8 @@ class TestGeneratedTokens:
             "QvjDxZhkaPWIvTsSHxTwqp",  # a NUID without a digit
             "cjld2cjxh0000qzrmn831i7rn",
             "1srOrx2ZWZBpBUvZwXKQmoEYga2",
+            "order-8812",
+            "2025-01-31",
         ],
     )
     def test_look_generated(self, token: str):
@@ -103,8 +111,6 @@ class TestGeneratedTokens:
             "line7",
             "deadbeef",
             "1a2b3c4",  # hex, but short
-            "order-8812",
-            "2025-01-31",
             "a1b2c3d4e5f6g7h8i9j",  # base62, but of 19
             "internationalizationservice",
             "CUSTOMERNOTIFICATIONSERVICE",
@@ -323,6 +329,20 @@ class TestSpansOfManySubjects:
                 assert not any("_INBOX" in str(value) for value in point.attributes.values())
             assert len(list(metric.data.data_points)) <= 5, metric.name
 
+    async def test_names_that_no_rule_reduces_end_in_a_wildcard(self, telemetry: Telemetry, nc: Client):
+        words = ["".join(letters) for letters in itertools.product(LETTERS, repeat=3)][:1500]
+        for word in words:
+            await nc.publish(f"customers.{word}")
+        spans = telemetry.spans()
+        assert [span.attributes["messaging.destination.name"] for span in spans] == [f"customers.{w}" for w in words]
+        names = [span.name for span in spans]
+        assert names[:50] == [f"publish customers.{word}" for word in words[:50]]
+        assert set(names[50:]) == {"publish customers.*"}
+        series = telemetry.metric("messaging.client.sent.messages")
+        assert len(series) == 51
+        assert sum(series.values()) == 1500
+
+    @pytest.mark.instrument(subject_names=0)
     async def test_names_that_no_rule_reduces_end_in_the_operation_alone(self, telemetry: Telemetry, nc: Client):
         words = ["".join(letters) for letters in itertools.product(LETTERS, repeat=3)][:1500]
         for word in words:
@@ -352,7 +372,7 @@ class TestSpansOfManySubjects:
                 await nc.publish(subject)
         await eventually(lambda: got == 5000)
         size, what = _largest(nc)
-        assert 1000 <= size <= 1100, what  # the lower bound shows that something was found
+        assert 500 <= size <= 1100, what  # the lower bound shows that something was found
 
 
 class TestRememberedContexts:

@@ -19,9 +19,11 @@ VARIABLES = {
     "excluded_subjects": "OTEL_PYTHON_NATS_EXCLUDED_SUBJECTS",
     "propagation_excluded_subjects": "OTEL_PYTHON_NATS_PROPAGATION_EXCLUDED_SUBJECTS",
     "subject_templates": "OTEL_PYTHON_NATS_SUBJECT_TEMPLATES",
+    "subject_names": "OTEL_PYTHON_NATS_SUBJECT_NAMES",
     "headers_included": "OTEL_INSTRUMENTATION_MESSAGING_EXPERIMENTAL_HEADERS_INCLUDED",
     "headers_excluded": "OTEL_INSTRUMENTATION_MESSAGING_EXPERIMENTAL_HEADERS_EXCLUDED",
     "activate_next_msg": "OTEL_PYTHON_NATS_ACTIVATE_NEXT_MSG",
+    "record_exception_messages": "OTEL_PYTHON_NATS_RECORD_EXCEPTION_MESSAGES",
 }
 
 ALL_OPTIONS: dict[str, Any] = {
@@ -29,9 +31,11 @@ ALL_OPTIONS: dict[str, Any] = {
     "excluded_subjects": ["app.quiet.>", "app.silent"],
     "propagation_excluded_subjects": ["app.bare"],
     "subject_templates": ["app.tenants.*.>"],
+    "subject_names": 10,
     "headers_included": ["x-*"],
     "headers_excluded": ["x-private"],
     "activate_next_msg": True,
+    "record_exception_messages": False,
 }
 """The options that `PROGRAM` is made for."""
 
@@ -40,9 +44,11 @@ OPPOSITES: dict[str, Any] = {
     "excluded_subjects": ["app.linked"],
     "propagation_excluded_subjects": ["app.quiet.>"],
     "subject_templates": ["app.>"],
+    "subject_names": 0,
     "headers_included": ["y-*"],
     "headers_excluded": ["x-own"],
     "activate_next_msg": False,
+    "record_exception_messages": True,
 }
 """Other values for all of them, with each of which something is different."""
 
@@ -83,6 +89,12 @@ PROGRAM = textwrap.dedent(
             headers[subject] = (await subscription.next_msg()).headers
 
         await nc.publish("app.tenants.acme.orders")
+        for user in ("ann", "bob", "cy", "dee", "eva", "fay", "gil", "hal", "ida", "jo", "kim", "lea"):
+            await nc.publish(f"app.users.{user}.left")
+        try:
+            await nc.request("app.nobody")
+        except nats.errors.NoRespondersError:
+            pass
 
         subscription = await nc.subscribe("app.first")
         await nc.publish("app.first")
@@ -152,6 +164,17 @@ def check_program(program: Finished, otlp: OtlpReceiver, options: dict[str, Any]
     name = "publish app.tenants.*.>" if "subject_templates" in options else "publish app.tenants.acme.orders"
     if one(name) is None:
         wrong.append("subject_templates")
+
+    others = otlp.named("publish app.users.*.left")
+    if [span.attributes["messaging.destination.name"] for span in others] != (
+        ["app.users.kim.left", "app.users.lea.left"] if "subject_names" in options else []
+    ):
+        wrong.append("subject_names")
+
+    request = one("request app.nobody")
+    assert request and request.attributes["error.type"] == "nats.errors.NoRespondersError"
+    if (request.description == "") != ("record_exception_messages" in options):
+        wrong.append("record_exception_messages")
 
     receive, second = one("receive app.first"), one("publish app.second")
     assert receive and second

@@ -1,7 +1,7 @@
 # Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""An OTLP/HTTP receiver for traces on loopback, which can pass on what it got."""
+"""An OTLP/HTTP receiver for traces and metrics on loopback, which can pass on the traces."""
 
 from __future__ import annotations
 
@@ -13,42 +13,44 @@ from urllib.request import Request, urlopen
 
 from google.protobuf.message import DecodeError
 
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
-    ExportTraceServiceRequest,
-    ExportTraceServiceResponse,
-)
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.util.re import parse_env_headers
 
 
 class Collector:
-    """Receives spans while its `with` block runs.
+    """Receives what the services export while its `with` block runs.
 
     Attributes:
-        received: everything that the services exported so far, as one request.
+        traces: every span so far, as one request.
+        metrics: every export of metrics so far, one after the other.
         endpoint: the value for `OTEL_EXPORTER_OTLP_ENDPOINT` of the services.
     """
 
     def __init__(self) -> None:
-        self.received = ExportTraceServiceRequest()
+        self.traces = ExportTraceServiceRequest()
+        self.metrics = ExportMetricsServiceRequest()
         lock = threading.Lock()
-        received = self.received
+        received = {"/v1/traces": self.traces, "/v1/metrics": self.metrics}
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
+                if (whole := received.get(self.path)) is None:
+                    self.send_error(404)
+                    return
                 try:
-                    request = ExportTraceServiceRequest.FromString(body)
+                    request = type(whole).FromString(body)
                 except DecodeError as error:
                     self.send_error(400, str(error))
                     return
                 with lock:
-                    received.MergeFrom(request)
-                answer = ExportTraceServiceResponse().SerializeToString()
+                    whole.MergeFrom(request)
+                # An empty answer is a valid one: nothing was rejected.
                 self.send_response(200)
                 self.send_header("Content-Type", "application/x-protobuf")
-                self.send_header("Content-Length", str(len(answer)))
+                self.send_header("Content-Length", "0")
                 self.end_headers()
-                self.wfile.write(answer)
 
             def log_message(self, *args: object) -> None:
                 """Keeps the demo's output free of one line per export."""
@@ -57,7 +59,7 @@ class Collector:
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
 
     def __enter__(self) -> Collector:
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
         return self
 
     def __exit__(
@@ -76,11 +78,11 @@ def user_endpoint() -> str | None:
     return None
 
 
-def forward(received: ExportTraceServiceRequest, url: str) -> None:
-    """Sends everything received to another OTLP/HTTP endpoint, with the user's `OTEL_EXPORTER_OTLP_*HEADERS`.
+def forward(traces: ExportTraceServiceRequest, url: str) -> None:
+    """Sends spans to another OTLP/HTTP endpoint, with the user's `OTEL_EXPORTER_OTLP_*HEADERS`.
 
     Args:
-        received: the spans.
+        traces: the spans.
         url: full URL of the endpoint for traces.
 
     Raises:
@@ -90,7 +92,7 @@ def forward(received: ExportTraceServiceRequest, url: str) -> None:
     headers = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_HEADERS") or os.environ.get("OTEL_EXPORTER_OTLP_HEADERS", "")
     request = Request(
         url,
-        data=received.SerializeToString(),
+        data=traces.SerializeToString(),
         headers={**parse_env_headers(headers, liberal=True), "Content-Type": "application/x-protobuf"},
     )
     with urlopen(request, timeout=10):

@@ -96,10 +96,10 @@ class Child:
         self.process.wait()
 
 
-def start_nats_server(binary: str, folder: Path) -> Child:
+def start_nats_server(binary: str, folder: Path, *options: str) -> Child:
     """Starts a server with JetStream on a free loopback port, all its files in `folder`."""
     command = [binary, "--addr", "127.0.0.1", "--port", "-1", "--jetstream", "--store_dir", str(folder / "jetstream")]
-    return Child("nats-server", [*command, "--ports_file_dir", str(folder)], folder)
+    return Child("nats-server", [*command, "--ports_file_dir", str(folder), *options], folder)
 
 
 def nats_url(server: Child) -> str | None:

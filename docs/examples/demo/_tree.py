@@ -5,14 +5,16 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import io
+import re
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle
 from textwrap import wrap
 
 from rich.bar import Bar
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -21,7 +23,8 @@ from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.trace.v1 import trace_pb2
 
 PALETTE = ("cyan", "yellow", "green", "magenta", "blue")  # red is for errors
-DURATION_WIDTH = 10
+DURATION_WIDTH = 9  # "1234.56 s"
+BAR_WIDTHS = range(12, 41)  # the head of the narrowest has room for "0" and a duration
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,23 +37,35 @@ class Span:
     name: str
     kind: str
     service: str
-    instance: str
-    destination: str
     start: int
     end: int
     error: str
     links: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A span at its place in the tree.
+
+    Attributes:
+        guide: what is drawn before its name.
+        guide_below: what is drawn before the lines that belong to it.
+        notes: its error and its links, as far as they are not those to its parent.
+    """
+
+    guide: str
+    guide_below: str
+    span: Span
+    notes: tuple[str, ...]
+
+
 def decode(request: ExportTraceServiceRequest) -> list[Span]:
     """All spans of an OTLP request, by their start."""
     spans: list[Span] = []
     for resource_spans in request.resource_spans:
-        resource = _strings(resource_spans.resource.attributes)
-        service = resource.get("service.name", "unknown")
+        service = _strings(resource_spans.resource.attributes).get("service.name", "unknown")
         for scope_spans in resource_spans.scope_spans:
             for span in scope_spans.spans:
-                attributes = _strings(span.attributes)
                 spans.append(
                     Span(
                         trace_id=span.trace_id.hex(),
@@ -59,112 +74,153 @@ def decode(request: ExportTraceServiceRequest) -> list[Span]:
                         name=span.name,
                         kind=trace_pb2.Span.SpanKind.Name(span.kind).removeprefix("SPAN_KIND_").lower(),
                         service=service,
-                        instance=resource.get("service.instance.id", service),
-                        destination=attributes.get("messaging.destination.name", ""),
                         start=span.start_time_unix_nano,
                         end=span.end_time_unix_nano,
-                        error=_error(span, attributes.get("error.type", "error")),
+                        error=_error(span),
                         links=tuple(link.span_id.hex() for link in span.links),
                     )
                 )
     return sorted(spans, key=lambda span: span.start)
 
 
-def show(spans: Iterable[Span], console: Console) -> None:
-    """Prints every trace: those of several spans one by one, those of a single span on one common time line."""
+def show(spans: Iterable[Span], console: Console, *, times: bool = True, only: str = "") -> None:
+    """Prints every trace of several spans as a tree, and counts the others by their names.
+
+    Of those others with a link or an error, which the names do not tell, the first of each name is drawn as well.
+
+    Args:
+        spans: the spans, by their start.
+        console: where to print.
+        times: whether to show what differs from run to run: times and the ids of traces.
+        only: the id of the one trace to print; all of them when empty.
+    """
     traces: dict[str, list[Span]] = defaultdict(list)
     for span in spans:
         traces[span.trace_id].append(span)
     by_id = {span.span_id: span for trace in traces.values() for span in trace}
     colours = dict(zip(dict.fromkeys(span.service for span in by_id.values()), cycle(PALETTE)))
+    drawn: set[str] = set()
+    # Those of a single span come last: what begins them may be older than what they are about, a wait for one.
+    for trace_id, trace in sorted(traces.items(), key=lambda item: len(item[1]) == 1):
+        if only not in ("", trace_id):
+            continue
+        lines = list(_lines(trace, by_id, times))
+        if len(trace) == 1:
+            if not lines[0].notes or trace[0].name in drawn:
+                continue
+            drawn.add(trace[0].name)
+        services = list(dict.fromkeys(span.service for span in trace))
+        title = Text.assemble((trace[0].name, "bold"), f"  {len(trace)} span{'s' * (len(trace) > 1)}")
+        for number, service in enumerate(services if len(colours) > 1 else ()):
+            title.append(" → " if number else "  ", "dim").append(service, colours[service])
+        if times:
+            console.print(title, overflow="ellipsis", no_wrap=True)
+            console.print(Text(f"trace {trace_id}", "dim"))
+        for row in _rows(lines, colours, console.width, times):
+            console.print(row)
+        console.print()
+    if not only and (alone := Counter(trace[0].name for trace in traces.values() if len(trace) == 1)):
+        console.print(Text(f"Traces of a single span: {alone.total()}", "bold"))
+        names = [name if count == 1 else f"{name} ({count})" for name, count in alone.items()]
+        for line in wrap(", ".join(names), console.width - 2):
+            console.print(Text(f"  {line}"))
+        console.print()
 
-    for trace_id, trace in traces.items():
-        if len(trace) > 1:
-            title = Text.assemble(
-                (trace[0].destination or trace[0].name, "bold"), (f"  trace {trace_id}, {len(trace)} spans", "dim")
-            )
-            for number, service in enumerate(dict.fromkeys(span.service for span in trace)):
-                title.append(" → " if number else "  ", "dim").append(service, colours[service])
-            console.print(title)
-            console.print(Group(*_lines(trace, by_id, colours, console.width)), "")
-    if alone := [trace[0] for trace in traces.values() if len(trace) == 1]:
-        console.print(Text(f"Traces of a single span: {len(alone)}", "bold"))
-        console.print(Group(*_lines(alone, by_id, colours, console.width)), "")
+
+def outline(spans: Iterable[Span], only: str = "") -> str:
+    """The traces, or only one, as text of 80 columns, without what differs from run to run: times, ids, ports."""
+    console = Console(file=io.StringIO(), width=80, highlight=False)
+    fixed = [replace(span, name=re.sub(r"(?<=^connect 127\.0\.0\.1:)\d+", "4222", span.name)) for span in spans]
+    show(fixed, console, times=False, only=only)
+    lines = [line.rstrip() for line in console.file.getvalue().splitlines()]
+    return "\n".join(lines).strip() + "\n"
 
 
-def _lines(
-    spans: list[Span], by_id: Mapping[str, Span], colours: Mapping[str, str], width: int
-) -> Iterator[RenderableType]:
-    begin, end = min(span.start for span in spans), max(span.end for span in spans)
+def _rows(lines: list[Line], colours: Mapping[str, str], width: int, times: bool) -> Iterator[RenderableType]:
+    begin, end = min(line.span.start for line in lines), max(line.span.end for line in lines)
     whole = max(end - begin, 1)
-    kind_width = max(len(span.kind) for span in spans)
-    instance_width = max(len(span.instance) for span in spans)
-    bar_width = max(width - 90, 12)
-    name_width = max(width - kind_width - instance_width - DURATION_WIDTH - bar_width - 4, 20)
+    widths = {
+        "span": max(len(line.guide + line.span.name) for line in lines),
+        "kind": max(len(line.span.kind) for line in lines),
+    }
+    if len(colours) > 1:
+        widths["service"] = max(7, *(len(line.span.service) for line in lines))
+    if times:
+        widths["duration"] = DURATION_WIDTH
+        room = width - sum(widths.values()) - len(widths)
+        if room < BAR_WIDTHS[0]:  # what a span's kind is, its name tells as well
+            room += widths.pop("kind") + 1
+        widths["bar"] = max(BAR_WIDTHS[0], min(room, BAR_WIDTHS[-1]))
+        widths["span"] -= max(0, widths["bar"] - room)
+        if widths["bar"] == room or widths["bar"] == BAR_WIDTHS[-1]:
+            widths["span"] += min(room - widths["bar"], 4)
 
-    def row(*cells: RenderableType) -> Table:
+    def row(cells: Mapping[str, RenderableType]) -> Table:
         # Not one table for all: an error's message may be as wide as all its columns.
         grid = Table.grid(padding=(0, 1, 0, 0))
-        grid.add_column(width=name_width, no_wrap=True)
-        grid.add_column(width=kind_width)
-        grid.add_column(width=instance_width)
-        grid.add_column(width=DURATION_WIDTH, justify="right")
-        grid.add_column(width=bar_width)
-        grid.add_row(*cells)
+        for name, column_width in widths.items():
+            grid.add_column(width=column_width, no_wrap=True, justify="right" if name == "duration" else "left")
+        grid.add_row(*(cells[name] for name in widths))
         return grid
 
-    axis = f"0 ms{_milliseconds(whole):>{bar_width - 4}}"
-    yield row(*(Text(heading, "dim") for heading in ("span", "kind", "service", "duration", axis)))
-    least = whole // (bar_width * 8) + 1  # less than an eighth of a cell would be no bar at all
-    for guide, guide_below, span in _walk(spans):
-        colour = colours[span.service]
+    if times:
+        axis = f"0{_time(whole):>{widths['bar'] - 1}}"
+        yield row({name: Text(axis if name == "bar" else name, "dim") for name in widths})
+    least = whole // (widths.get("bar", 1) * 8) + 1  # less than an eighth of a cell would be no bar at all
+    for line in lines:
+        span, colour = line.span, colours[line.span.service]
         bar_begin = min(span.start, end - least) - begin
         bar_end = max(span.end - begin, bar_begin + least)
         yield row(
-            Text.assemble((guide, "dim"), (span.name, f"bold {'red' if span.error else colour}")),
-            span.kind,
-            Text(span.instance, colour),
-            _milliseconds(span.end - span.start),
-            Bar(whole, bar_begin, bar_end, color=colour),
+            {
+                "span": Text.assemble((line.guide, "dim"), (span.name, f"bold {'red' if span.error else colour}")),
+                "kind": span.kind,
+                "service": Text(span.service, colour),
+                "duration": _time(span.end - span.start),
+                "bar": Bar(whole, bar_begin, bar_end, color=colour),
+            }
         )
-        for line in wrap(f"✗ {span.error}", width - len(guide_below)) if span.error else ():
-            yield Text.assemble((guide_below, "dim"), (line, "red"))
-        for link in span.links:
-            yield Text(f"{guide_below}↪ {_linked(span, by_id.get(link), link)}", "dim")
+        for note in line.notes:
+            for part in wrap(note, width - len(line.guide_below)):
+                yield Text.assemble((line.guide_below, "dim"), (part, "red" if note.startswith("✗") else "dim"))
 
 
-def _walk(spans: list[Span]) -> Iterator[tuple[str, str, Span]]:
-    """Every span below its parent, with the guide before it and the one before lines that belong to it."""
+def _lines(spans: list[Span], by_id: Mapping[str, Span], ids: bool) -> Iterator[Line]:
+    """Every span below its parent."""
     known = {span.span_id for span in spans}
     children: dict[str, list[Span]] = defaultdict(list)
     for span in spans:
         children[span.parent_id if span.parent_id in known else ""].append(span)
 
-    def below(parent_id: str, indent: str) -> Iterator[tuple[str, str, Span]]:
+    def below(parent_id: str, indent: str) -> Iterator[Line]:
         siblings = children[parent_id]
         for number, span in enumerate(siblings, 1):
             branch, trunk = ("└─ ", "   ") if number == len(siblings) else ("├─ ", "│  ")
             if not parent_id:
                 branch, trunk = "", ""
             twig = "│  " if span.span_id in children else "   "
-            yield indent + branch, indent + trunk + twig, span
+            notes = [f"✗ {span.error}"] if span.error else []
+            links = [_linked(span, by_id.get(link), link, ids) for link in span.links if link != span.parent_id]
+            notes += links if ids else sorted(links)  # what several connections send at once comes in any order
+            yield Line(indent + branch, indent + trunk + twig, span, tuple(notes))
             yield from below(span.span_id, indent + trunk)
 
     yield from below("", "")
 
 
-def _linked(span: Span, target: Span | None, span_id: str) -> str:
+def _linked(span: Span, target: Span | None, span_id: str, ids: bool) -> str:
     if target is None:
-        return f"links to span {span_id}, not received"
-    if target.span_id == span.parent_id:
-        return "links to its parent"
-    text = f"links to {target.name} ({target.instance})"
-    return text if target.trace_id == span.trace_id else f"{text} of trace {target.trace_id[:8]}"
+        return f"↪ links to span {span_id}, not received" if ids else "↪ links to a span that was not received"
+    if target.trace_id == span.trace_id:
+        return f"↪ links to {target.name}"
+    where = "" if target.service == span.service else f" ({target.service})"
+    return f"↪ links to {target.name}{where} of {f'trace {target.trace_id[:8]}' if ids else 'another trace'}"
 
 
-def _error(span: trace_pb2.Span, error_type: str) -> str:
+def _error(span: trace_pb2.Span) -> str:
     if span.status.code != trace_pb2.Status.STATUS_CODE_ERROR:
         return ""
+    error_type = _strings(span.attributes).get("error.type", "error")
     return f"{error_type}: {span.status.message}" if span.status.message else error_type
 
 
@@ -172,5 +228,6 @@ def _strings(attributes: Iterable[KeyValue]) -> dict[str, str]:
     return {attribute.key: attribute.value.string_value for attribute in attributes}
 
 
-def _milliseconds(nanoseconds: int) -> str:
-    return f"{nanoseconds / 1e6:.1f} ms"
+def _time(nanoseconds: int) -> str:
+    seconds = nanoseconds / 1e9
+    return f"{seconds * 1e3:.1f} ms" if seconds < 0.99995 else f"{seconds:.2f} s"

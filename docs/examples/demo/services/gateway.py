@@ -1,19 +1,19 @@
 # Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Takes orders over HTTP and announces each one on NATS.
+"""Takes prices and orders over HTTP: the prices go into a key-value bucket, each order into a stream.
 
-An order is a `POST /orders` with `{"article": "apple", "quantity": 3}`.
+`PUT /prices` with `{"apple": 30}`, `POST /orders` with `{"article": "apple", "quantity": 3}`.
 """
 
 import asyncio
 import itertools
 import json
 import os
-import re
 import signal
 
 import nats
+from aiohttp import web
 
 
 async def main() -> None:
@@ -21,29 +21,31 @@ async def main() -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
 
     nc = await nats.connect(os.environ["NATS_URL"], name="gateway")
+    js = nc.jetstream()
+    await js.add_stream(name="orders", subjects=["orders.*.created"])
+    prices = await js.create_key_value(bucket="prices")
     ids = itertools.count(1001)
 
-    async def on_request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = await reader.readuntil(b"\r\n\r\n")
-        length = re.search(rb"content-length: *(\d+)", head, re.IGNORECASE)
-        if head.startswith(b"POST /orders ") and length:
-            order = json.loads(await reader.readexactly(int(length[1])))
-            order["id"] = str(next(ids))
-            await nc.publish(f"orders.{order['id']}.created", json.dumps(order).encode())
-            status, body = "202 Accepted", json.dumps(order).encode()
-        else:
-            status, body = "404 Not Found", b"{}"
-        answer = f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-        writer.write(answer.encode() + body)
-        await writer.drain()
-        writer.close()
+    async def put_prices(request: web.Request) -> web.Response:
+        for article, price in (await request.json()).items():
+            await prices.put(article, str(price).encode())
+        return web.Response(status=204)
 
-    http = await asyncio.start_server(on_request, "127.0.0.1", int(os.environ.get("PORT", "0")))
-    host, port = http.sockets[0].getsockname()
+    async def post_order(request: web.Request) -> web.Response:
+        order = {"id": str(next(ids)), **await request.json()}
+        await js.publish(f"orders.{order['id']}.created", json.dumps(order).encode())
+        return web.json_response(order, status=202)
+
+    app = web.Application()
+    app.add_routes([web.put("/prices", put_prices), web.post("/orders", post_order)])
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", int(os.environ.get("PORT", "0"))).start()
+    host, port = runner.addresses[0][:2]
     print(f"ready on http://{host}:{port}", flush=True)
 
     await stop.wait()
-    http.close()
+    await runner.cleanup()
     await nc.drain()
 
 

@@ -1,7 +1,7 @@
 # Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Knows what is in stock, and answers requests to reserve some of it."""
+"""A micro service that knows what is in stock, and answers requests to reserve some of it."""
 
 import asyncio
 import json
@@ -9,16 +9,10 @@ import os
 import signal
 
 import nats
+from nats.micro import add_service
+from nats.micro.request import Request
 
-STOCK = {"apple": 40, "pear": 25, "plum": 60}
-
-
-async def reserve(article: str, quantity: int) -> dict[str, object]:
-    await asyncio.sleep(0.02)  # somebody walks to the shelf
-    if STOCK.get(article, 0) < quantity:
-        return {"error": f"cannot reserve {quantity} {article}: {STOCK.get(article, 0)} in stock"}
-    STOCK[article] -= quantity
-    return {"left": STOCK[article]}
+STOCK = {"apple": 40, "plum": 5}
 
 
 async def main() -> None:
@@ -26,20 +20,28 @@ async def main() -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
 
     nc = await nats.connect(os.environ["NATS_URL"], name="inventory")
-    requests = await nc.subscribe("inventory.reserve")
+
+    async def reserve(request: Request) -> None:
+        order = json.loads(request.data)
+        article, quantity = order["article"], order["quantity"]
+        await asyncio.sleep(0.02)  # somebody walks to the shelf
+        if article not in STOCK:
+            await request.respond_error("404", f"nobody sells a {article}")
+        elif STOCK[article] < quantity:
+            await request.respond_error("503", f"{STOCK[article]} {article} left, more will come")
+            STOCK[article] += 100
+        else:
+            STOCK[article] -= quantity
+            await request.respond(json.dumps({"left": STOCK[article]}).encode())
+
+    service = await add_service(nc, name="inventory", version="1.0.0")
+    await service.add_group(name="inventory").add_endpoint(name="reserve", handler=reserve)
     await nc.flush()
     print("ready", flush=True)
 
-    async def close_when_stopped() -> None:
-        await stop.wait()
-        await nc.drain()
-
-    closing = asyncio.create_task(close_when_stopped())
-    async for msg in requests.messages:
-        order = json.loads(msg.data)
-        answer = await reserve(order["article"], order["quantity"])
-        await msg.respond(json.dumps(answer).encode())
-    await closing
+    await stop.wait()
+    await service.stop()
+    await nc.drain()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from opentelemetry.instrumentation.nats import _attributes as names
 from opentelemetry.instrumentation.nats._attributes import Attributes
-from opentelemetry.instrumentation.nats._naming import Destination
+from opentelemetry.instrumentation.nats._naming import Destination, Resource, add_name
 from opentelemetry.instrumentation.nats._operations import PROCESS, PUBLISH, REPLY, HeaderRoom, Operation, Prototype
 from opentelemetry.instrumentation.nats._readings import ClientReadings
 from opentelemetry.instrumentation.nats._subjects import ACK_PREFIX, INBOX_PREFIX, is_plumbing
@@ -142,20 +142,20 @@ class Connection:
             return Destination(subject, inbox=True)
         return self.telemetry.naming.subject(subject, pattern)
 
-    def prototype(self, operation: Operation, name: str | None, *, resource: bool = False) -> Prototype:
+    def prototype(self, operation: Operation, name: str | None, *, resource: Resource | None = None) -> Prototype:
         """Returns the prototype of an operation.
 
         Args:
             operation: The operation.
             name: The subject that it is about, or the stream or bucket; None for the server or the account.
-            resource: Whether `name` is that of a stream or bucket.
+            resource: What `name` is, where it is no subject.
         """
         key = (operation, name)
         prototype = self.prototypes.get(key)
         if prototype is None:
             destination = None
             if name is not None:
-                destination = self.telemetry.naming.resource(name) if resource else self.destination(name)
+                destination = self.telemetry.naming.resource(resource, name) if resource else self.destination(name)
             prototype = self.make(operation, destination)
             if destination is None or not destination.inbox:
                 if len(self.prototypes) >= CACHED_SUBJECTS:
@@ -185,21 +185,21 @@ class Connection:
             naming.by_subject
             or naming.withholds
             or subject.startswith("$")
-            or (destination.template is None and naming.label(destination) is not None)
+            or (destination.template is None and destination.label is not None)
         ):
             prototype = self.make(PUBLISH, destination)
             prototype.excluded = prototype.excluded or is_plumbing(subject)
             return prototype
         # One for all subjects of the template, and one for all that have no name of their own any more: one for each of
         # them is garbage that the collector has to walk.
-        template = destination.template or ""
-        prototype = self._templates.get(template)
+        label = destination.label or ""
+        prototype = self._templates.get(label)
         if prototype is None:
             prototype = self.make(PUBLISH, destination)
             prototype.shared = True
             if len(self._templates) >= CACHED_SUBJECTS:
                 self._templates.clear()
-            self._templates[template] = prototype
+            self._templates[label] = prototype
         return prototype
 
     def reply_prototype(self, subject: str) -> Prototype:
@@ -226,11 +226,11 @@ class Connection:
             destination: What it is about; None for what is about the server or the account.
             membership: Whose messages they are, where it receives some.
         """
-        label = None
         naming = self.telemetry.naming
         contacts_server = operation.kind is not SpanKind.CONSUMER
         attributes = {**(self._peer_attributes if contacts_server else self._attributes), **operation.attributes}
         metric = dict(self.readings.server)
+        span_name = operation.name
         attributes[messaging.MESSAGING_OPERATION_NAME] = metric[messaging.MESSAGING_OPERATION_NAME] = operation.name
         if operation.type is not None:
             attributes[messaging.MESSAGING_OPERATION_TYPE] = operation.type
@@ -241,30 +241,28 @@ class Connection:
             if destination.inbox:
                 attributes[messaging.MESSAGING_DESTINATION_TEMPORARY] = True
                 attributes[messaging.MESSAGING_DESTINATION_ANONYMOUS] = True
-            else:
-                label = naming.label(destination)
-                label = None if label is None else cut(label)
+            if destination.label is not None:
+                span_name = intern(f"{span_name} {cut(destination.label)}")  # each client has one like it
             if destination.template is not None:
-                attributes[messaging.MESSAGING_DESTINATION_TEMPLATE] = cut(destination.template)
-            if label is not None:
-                metric[
-                    messaging.MESSAGING_DESTINATION_NAME
-                    if destination.template is None
-                    else messaging.MESSAGING_DESTINATION_TEMPLATE
-                ] = label
+                template = cut(destination.template)
+                attributes[messaging.MESSAGING_DESTINATION_TEMPLATE] = template
+                metric[messaging.MESSAGING_DESTINATION_TEMPLATE] = template
+            elif destination.label is not None:
+                metric[messaging.MESSAGING_DESTINATION_NAME] = cut(destination.label)
         if membership is not None:
             if membership.group:
                 group = cut(membership.group)
                 attributes[messaging.MESSAGING_CONSUMER_GROUP_NAME] = group
-                metric[messaging.MESSAGING_CONSUMER_GROUP_NAME] = group
+                add_name(metric, messaging.MESSAGING_CONSUMER_GROUP_NAME, naming.group(group))
             if membership.consumer:
-                metric[messaging.MESSAGING_DESTINATION_SUBSCRIPTION_NAME] = cut(membership.consumer)
+                consumer = naming.consumer(cut(membership.consumer))
+                add_name(metric, messaging.MESSAGING_DESTINATION_SUBSCRIPTION_NAME, consumer)
             if membership.attributes:
                 attributes.update(membership.attributes)
         prototype = Prototype(
             self.telemetry,
             operation,
-            operation.name if label is None else intern(f"{operation.name} {label}"),  # each client has one like it
+            span_name,
             attributes,
             self.readings.series(operation.counter, metric),
             self.room,

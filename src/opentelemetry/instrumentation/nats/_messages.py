@@ -92,19 +92,20 @@ def count_deliveries(origin: Origin, acks: Sequence[AckSubject], context: Contex
         acks: What their acknowledgement subjects say.
         context: The context with the span that they are delivered in.
     """
-    metrics = origin.connection.telemetry.metrics
+    telemetry = origin.connection.telemetry
+    metrics = telemetry.metrics
     if not (metrics.on or metrics.resolve()):
         return
     record = metrics.delivery_latency.record
     now = time_ns()
     for stream, _, count, _, _, timestamp, pending, _ in acks:
-        series = origin.connection.readings.jetstream_series(stream, origin.consumer)
+        series = origin.connection.readings.jetstream_series(stream, origin.consumer, telemetry.naming)
         try:
             record(max(0, now - timestamp) / 1e9, series.attributes, context)
         except FAULTS:
             _faults.report("recording a delivery")
         if count > 1:
             series.redeliveries += 1
-        if origin.consumer:
+        if origin.consumer and series.one:
             series.pending = pending
             series.seen_at = now

@@ -13,7 +13,6 @@ from weakref import WeakKeyDictionary
 
 from opentelemetry import metrics as metrics_api
 from opentelemetry.instrumentation.nats import _providers
-from opentelemetry.instrumentation.nats._attributes import Attributes
 from opentelemetry.instrumentation.nats._readings import ClientReadings, Readings
 from opentelemetry.instrumentation.nats._series import (
     ASYNC_ERRORS,
@@ -28,7 +27,6 @@ from opentelemetry.instrumentation.nats._series import (
     REDELIVERIES,
     SENT_BYTES,
     SUBSCRIPTIONS,
-    SeriesAttributes,
 )
 from opentelemetry.metrics import Meter, MeterProvider, NoOpMeter, NoOpMeterProvider
 from opentelemetry.semconv._incubating.metrics.messaging_metrics import (
@@ -64,6 +62,7 @@ class Metrics:
     Attributes:
         on: Whether there is a provider that does something with what is recorded.
         waiting: Whether there may still be one: the global one is not set yet.
+        bounds: The bounds of series.
     """
 
     def __init__(self, meter_provider: MeterProvider | None, name: str, version: str, schema_url: str) -> None:
@@ -91,7 +90,7 @@ class Metrics:
             explicit_bucket_boundaries_advisory=DURATION_BUCKETS,
         )
         self._readings = _readings_of(meter_provider, meter)
-        self._shared: dict[tuple[Any, ...], SeriesAttributes] = {}
+        self.bounds = self._readings.bounds
         self.resolve()
 
     def resolve(self) -> bool:
@@ -102,15 +101,6 @@ class Metrics:
                 self.waiting = False
                 self.on = not isinstance(provider, NoOpMeterProvider)
         return self.on
-
-    def shared(self, attributes: Attributes) -> SeriesAttributes:
-        """Returns the attributes of a series: for the same ones the same object, which lives as long as this.
-
-        Clients of one server have the same, and the garbage collector need not walk a copy for each of them. Of what is
-        counted they have one each, because each client may run in a thread of its own.
-        """
-        key = (*attributes, *attributes.values())
-        return self._shared.get(key) or self._shared.setdefault(key, SeriesAttributes.of(attributes))
 
     def register(self, readings: ClientReadings, client: Any) -> None:
         """Reads a client at every collection from now on, and keeps its counts when it is gone."""

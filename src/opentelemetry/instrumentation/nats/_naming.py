@@ -8,14 +8,26 @@ A name that is made of ids drowns a backend, so there are only so many.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import partial
+from logging import getLogger
+from typing import Literal, NamedTuple
 
+from opentelemetry.instrumentation.nats._attributes import Attributes
+from opentelemetry.instrumentation.nats._learning import LearnedNames
 from opentelemetry.instrumentation.nats._options import Options
-from opentelemetry.instrumentation.nats._subjects import carries_context, reduce_subject
+from opentelemetry.instrumentation.nats._subjects import carries_context
+from opentelemetry.instrumentation.nats.environment_variables import (
+    OTEL_PYTHON_NATS_SUBJECT_NAMES,
+    OTEL_PYTHON_NATS_SUBJECT_TEMPLATES,
+)
 
-# Subjects without a template that get names of their own. A program with more of them is naming its subjects after
-# ids of a kind that no rule knows; from there on the spans are named after the operation alone.
-MOST_LABELS = 1000
+_logger = getLogger(__name__)
+
+Resource = Literal["stream", "bucket"]
+"""What an operation is about that is about no subject."""
+
+Name = Callable[[str], str | None]
 
 
 class Destination(NamedTuple):
@@ -23,12 +35,15 @@ class Destination(NamedTuple):
 
     Attributes:
         name: The exact subject, stream or bucket.
+        label: What stands for it in span names and metrics: its name or its template. None for an inbox, and where
+            there are no names left.
         template: Its low-cardinality form, if it has one.
         inbox: Whether it is an inbox, whose name never enters a span name or a metric.
         subject: Whether `name` is a subject, which the subject options apply to.
     """
 
     name: str
+    label: str | None = None
     template: str | None = None
     inbox: bool = False
     subject: bool = True
@@ -48,10 +63,17 @@ class Naming:
 
     def __init__(self, options: Options) -> None:
         self._options = options
-        self._labels: set[str] = set()
         self.by_subject = options.by_subject
         self.excludes = bool(options.excluded_subjects)
         self.withholds = bool(options.propagation_excluded_subjects)
+        self._subject = self._names("subjects")
+        self._resources: dict[Resource, Name] = {"stream": self._names("streams"), "bucket": self._names("buckets")}
+        self._group = self._names("queue groups")
+        self._consumer = self._names("consumers")
+
+    def _names(self, what: str) -> Name:
+        limit = self._options.subject_names
+        return LearnedNames(limit, on_full=partial(_warn, what, limit)).name
 
     def subject(self, subject: str, pattern: str | None) -> Destination:
         """Describes a subject that is no inbox.
@@ -60,22 +82,28 @@ class Naming:
             subject: The exact subject.
             pattern: The wildcard subject of the subscription that the message came through, if any.
         """
-        template = self._options.subject_templates.find(subject) or pattern or reduce_subject(subject)
-        return Destination(subject, template)
+        template = self._options.subject_templates.find(subject)
+        if template is not None:
+            return Destination(subject, template, template)
+        label = self._subject(pattern or subject)
+        return Destination(subject, label, None if label == subject and pattern is None else label)
 
-    def resource(self, name: str) -> Destination:
+    def resource(self, resource: Resource, name: str) -> Destination:
         """Describes a stream or a bucket."""
-        return Destination(name, reduce_subject(name), subject=False)
+        label = self._resources[resource](name)
+        return Destination(name, label, None if label == name else label, subject=False)
 
-    def label(self, destination: Destination) -> str | None:
-        """Returns what stands for a destination in span names and metrics; None when there have been too many."""
-        label = destination.template or destination.name
-        if label in self._labels:
-            return label
-        if len(self._labels) >= MOST_LABELS:
-            return None
-        self._labels.add(label)
-        return label
+    def group(self, name: str) -> str | None:
+        """Returns what stands for a queue group, or a durable consumer in its place, in metrics; see `Destination`."""
+        return self._group(name)
+
+    def consumer(self, name: str) -> str | None:
+        """Returns what stands for a consumer in metrics."""
+        return self._consumer(name)
+
+    def stream(self, name: str) -> str | None:
+        """Returns what stands for a stream in metrics."""
+        return self._resources["stream"](name)
 
     def excluded(self, subject: str) -> bool:
         """Tells whether the user wants no spans and no metrics of a subject."""
@@ -86,3 +114,23 @@ class Naming:
         return carries_context(subject) and (
             not self.withholds or self._options.propagation_excluded_subjects.find(subject) is None
         )
+
+
+def _warn(what: str, limit: int, position: int, first: str) -> None:
+    _logger.warning(
+        "nats instrumentation: too many %s to give each a name; most differ in token %d%s. Further ones share names "
+        "with wildcards, or have none. Name them by patterns of yours with subject_templates (%s), or let fewer tokens "
+        "of one place keep their names with subject_names (%s, %d now)",
+        what,
+        position,
+        f" of those that begin with {first!r}" if first else "",
+        OTEL_PYTHON_NATS_SUBJECT_TEMPLATES,
+        OTEL_PYTHON_NATS_SUBJECT_NAMES,
+        limit,
+    )
+
+
+def add_name(attributes: Attributes, key: str, name: str | None) -> None:
+    """Adds what stands for something to metric attributes, where anything does."""
+    if name is not None:
+        attributes[key] = name

@@ -13,14 +13,16 @@ from asyncio import CancelledError
 from time import perf_counter_ns
 
 from opentelemetry.context import Context
-from opentelemetry.instrumentation.nats import _faults, _texts
+from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._attributes import Attributes
 from opentelemetry.instrumentation.nats._faults import FAULTS
 from opentelemetry.instrumentation.nats._series import Series
 from opentelemetry.instrumentation.nats._telemetry import Failure, Telemetry
+from opentelemetry.instrumentation.nats._texts import exception_attributes, type_of
 from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
 from opentelemetry.semconv._incubating.metrics import messaging_metrics
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
+from opentelemetry.semconv.attributes.exception_attributes import EXCEPTION_TYPE
 from opentelemetry.trace import Span, SpanKind
 from opentelemetry.trace.status import Status, StatusCode
 
@@ -213,10 +215,12 @@ class Recorded:
                     series = series.failed(failure.error_type)
                     if span.is_recording():
                         span.set_attribute(ERROR_TYPE, failure.error_type)
-                        span.set_status(Status(StatusCode.ERROR, failure.description))
+                        texts = telemetry.records_texts
+                        span.set_status(Status(StatusCode.ERROR, failure.description if texts else None))
                         if not failure.expected and isinstance(error, BaseException):
                             # Not by `record_exception`, which writes whatever the exception quotes.
-                            span.add_event("exception", _texts.exception_attributes(error))
+                            described = exception_attributes(error) if texts else {EXCEPTION_TYPE: type_of(error)}
+                            span.add_event("exception", described)
                 if prototype.counts_at_end:
                     series.count += 1
                 if metrics.on or (metrics.waiting and metrics.resolve()):

@@ -25,6 +25,8 @@ from opentelemetry.instrumentation.nats.environment_variables import (
     OTEL_PYTHON_NATS_ACTIVATE_NEXT_MSG,
     OTEL_PYTHON_NATS_EXCLUDED_SUBJECTS,
     OTEL_PYTHON_NATS_PROPAGATION_EXCLUDED_SUBJECTS,
+    OTEL_PYTHON_NATS_RECORD_EXCEPTION_MESSAGES,
+    OTEL_PYTHON_NATS_SUBJECT_NAMES,
     OTEL_PYTHON_NATS_SUBJECT_TEMPLATES,
     OTEL_PYTHON_NATS_USE_SPAN_LINKS,
 )
@@ -33,8 +35,14 @@ from opentelemetry.trace import Span, TracerProvider
 
 _logger = getLogger(__name__)
 
+SUBJECT_NAMES = 50
+"""The default of `subject_names`."""
+
 _TRUE = frozenset({"true", "1", "yes", "on"})
 _FALSE = frozenset({"false", "0", "no", "off"})
+
+# Keywords of `BaseInstrumentor.instrument()` itself. Its releases 0.51b0 and 0.52b0 pass the first one on to us.
+_BASE_CLASS_OPTIONS = frozenset({"raise_exception_on_conflict", "skip_dep_check"})
 
 
 class OutgoingMessage(NamedTuple):
@@ -89,9 +97,11 @@ class InstrumentOptions(TypedDict, total=False):
     excluded_subjects: Iterable[str]
     propagation_excluded_subjects: Iterable[str]
     subject_templates: Iterable[str]
+    subject_names: int
     headers_included: Iterable[str]
     headers_excluded: Iterable[str]
     activate_next_msg: bool
+    record_exception_messages: bool
 
 
 @dataclass(init=False)
@@ -108,9 +118,11 @@ class NatsConfiguration:
     excluded_subjects: list[str] | None = None
     propagation_excluded_subjects: list[str] | None = None
     subject_templates: list[str] | None = None
+    subject_names: int | None = None
     headers_included: list[str] | None = None
     headers_excluded: list[str] | None = None
     activate_next_msg: bool | None = None
+    record_exception_messages: bool | None = None
 
     def __init__(self, **options: Any) -> None:
         known = {field.name for field in fields(self)}
@@ -156,8 +168,10 @@ class Options(NamedTuple):
     excluded_subjects: SubjectPatterns
     propagation_excluded_subjects: SubjectPatterns
     subject_templates: SubjectPatterns
+    subject_names: int
     headers: HeaderSelection
     activate_next_msg: bool
+    record_exception_messages: bool
 
     @property
     def by_subject(self) -> bool:
@@ -174,7 +188,7 @@ def read_options(given: Mapping[str, Any]) -> Options:
     Returns:
         The options; a bad value was logged as a warning and replaced by its default.
     """
-    for name in given.keys() - InstrumentOptions.__annotations__.keys():
+    for name in given.keys() - InstrumentOptions.__annotations__.keys() - _BASE_CLASS_OPTIONS:
         _warn_unknown(name)
     return Options(
         publish_hook=cast("PublishHook | None", _hook(given, "publish_hook")),
@@ -185,11 +199,15 @@ def read_options(given: Mapping[str, Any]) -> Options:
             given, "propagation_excluded_subjects", OTEL_PYTHON_NATS_PROPAGATION_EXCLUDED_SUBJECTS
         ),
         subject_templates=_patterns(given, "subject_templates", OTEL_PYTHON_NATS_SUBJECT_TEMPLATES),
+        subject_names=_count(given, "subject_names", OTEL_PYTHON_NATS_SUBJECT_NAMES, SUBJECT_NAMES),
         headers=HeaderSelection(
             _strings(given, "headers_included", OTEL_INSTRUMENTATION_MESSAGING_EXPERIMENTAL_HEADERS_INCLUDED)[1],
             _strings(given, "headers_excluded", OTEL_INSTRUMENTATION_MESSAGING_EXPERIMENTAL_HEADERS_EXCLUDED)[1],
         ),
         activate_next_msg=_flag(given, "activate_next_msg", OTEL_PYTHON_NATS_ACTIVATE_NEXT_MSG),
+        record_exception_messages=_flag(
+            given, "record_exception_messages", OTEL_PYTHON_NATS_RECORD_EXCEPTION_MESSAGES, default=True
+        ),
     )
 
 
@@ -222,20 +240,38 @@ def _hook(given: Mapping[str, Any], name: str) -> Callable[..., None] | None:
     return hook
 
 
-def _flag(given: Mapping[str, Any], name: str, variable: str) -> bool:
+def _scalar(given: Mapping[str, Any], name: str, variable: str) -> tuple[str, Any]:
+    """Returns where a value comes from, and the value; None if it is given nowhere."""
     value = given.get(name)
-    source = name
-    if value is None:
-        source, value = variable, environ.get(variable, "")
-        if not value.strip():
-            return False
-    if isinstance(value, bool):
-        return value
+    if value is not None:
+        return name, value
+    text = environ.get(variable, "").strip()
+    return variable, text or None
+
+
+def _flag(given: Mapping[str, Any], name: str, variable: str, default: bool = False) -> bool:
+    source, value = _scalar(given, name, variable)
+    if value is None or isinstance(value, bool):
+        return default if value is None else value
     text = str(value).strip().lower()
     if text in _TRUE or text in _FALSE:
         return text in _TRUE
-    _warn(source, value, "true or false", "false")
-    return False
+    _warn(source, value, "true or false", str(default).lower())
+    return default
+
+
+def _count(given: Mapping[str, Any], name: str, variable: str, default: int) -> int:
+    source, value = _scalar(given, name, variable)
+    if value is None:
+        return default
+    try:
+        count = int(value)
+    except (TypeError, ValueError, OverflowError):
+        count = -1
+    if count >= 0 and not isinstance(value, bool) and (count == value or isinstance(value, str)):
+        return count
+    _warn(source, value, "a number that is not negative", str(default))
+    return default
 
 
 def _strings(given: Mapping[str, Any], name: str, variable: str) -> tuple[str, list[str]]:

@@ -16,7 +16,8 @@ class Origin:
 
     Args:
         connection: The connection that it belongs to.
-        subject: The subject that the user subscribed to, or the stream or bucket where there is none.
+        subject: The subject that the user subscribed to, or the stream or bucket where there is none; empty where
+            nats-py does not say.
         group: Queue group, else durable consumer.
         consumer: Name of the JetStream consumer where somebody chose it; made-up names are no metric attribute.
         attributes: What the spans of its messages have besides: the bucket's, the service's.
@@ -89,11 +90,12 @@ class Origin:
         if prototype is None:
             if len(self._prototypes) >= CACHED_SUBJECTS:
                 self._prototypes.clear()
-            destination = (
-                connection.telemetry.naming.resource(subject)
-                if self.bucket or (self.stream and subject == self.subject)
-                else connection.destination(subject, self._pattern)
-            )
+            destination = None
+            if self.bucket or (self.stream and subject == self.subject):
+                kind = "bucket" if self.bucket else "stream"
+                destination = connection.telemetry.naming.resource(kind, subject) if subject else None
+            elif subject:
+                destination = connection.destination(subject, self._pattern)
             membership = Membership(self.group, self.consumer, self.attributes, self.excluded)
             prototype = self._prototypes[key] = connection.make(operation, destination, membership)
         return prototype

@@ -14,7 +14,10 @@ from weakref import ref
 
 from opentelemetry.instrumentation.nats import _attributes as names
 from opentelemetry.instrumentation.nats._attributes import CONNECTION_STATE, Attributes
+from opentelemetry.instrumentation.nats._bounds import Bounds
+from opentelemetry.instrumentation.nats._naming import Naming, add_name
 from opentelemetry.instrumentation.nats._series import (
+    DELIVERY_LATENCY,
     RECEIVED_BYTES,
     RECONNECTS,
     REDELIVERIES,
@@ -22,10 +25,12 @@ from opentelemetry.instrumentation.nats._series import (
     JetStreamSeries,
     Reading,
     Series,
-    SeriesAttributes,
 )
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
+
+# Streams and consumers whose series a client remembers; past that it forgets all and begins again.
+_FOUND_AT_MOST = 1024
 
 _CONNECTION_STATES = ("connecting", "connected", "reconnecting", "draining", "disconnected")
 
@@ -78,66 +83,90 @@ class ClientReadings:
     Args:
         view: What is read of the client itself.
         stats: The client's own statistics, a dictionary that it goes on changing.
-        shared: Finds the one object with the attributes of a series.
+        bounds: The bounds of series.
         counted: Whether an earlier `instrument()` call has counted what the client has done so far.
 
     Attributes:
         view: The view.
         server: The metric attributes of the server that it is connected to.
-        jetstream: The delivery metrics by stream and consumer.
+        jetstream: The delivery metrics.
         reference: Knows whether the client is still there.
     """
 
-    __slots__ = ("_errors", "_series", "_shared", "_split", "_stats", "jetstream", "reference", "server", "view")
+    __slots__ = (
+        "_bounds",
+        "_counts",
+        "_found",
+        "_series",
+        "_split",
+        "_stats",
+        "jetstream",
+        "reference",
+        "server",
+        "view",
+    )
 
     def __init__(
         self,
         view: ClientView,
         stats: dict[str, int],
-        shared: Callable[[Attributes], SeriesAttributes],
+        bounds: Bounds,
         counted: bool = False,
     ) -> None:
         self.view = view
         self.server: Attributes = {}
-        self.jetstream: dict[tuple[str, str | None], JetStreamSeries] = {}
+        self.jetstream: dict[int, JetStreamSeries] = {}
         self.reference: ref[Any] | None = None
         self._stats = stats
-        self._shared = shared
+        self._bounds = bounds
         # The client's own counters never go back; this splits them over the servers that it was connected to. Replaced
         # as a whole, because a reader's thread may look at any time.
         self._split = _Split({}, stats.copy() if counted else dict.fromkeys(stats, 0), ())
         self._series: dict[int, Series] = {}
-        self._errors: dict[frozenset[Any], Reading] = {}
+        self._found: dict[tuple[str, str | None], JetStreamSeries] = {}
+        self._counts: dict[tuple[str, int], Reading] = {}
 
     def follow(self, server: Attributes) -> None:
         """Counts for another server from now on."""
+        self.server = server = self._bounds.server(server)
         if self._split.server != server:
             self._split = self._split.follow(server, self._stats.copy())
-        self.server = server
+
+    # What bounds are asked for lives as long as they do: nothing else gets its number.
 
     def series(self, counter: str | None, attributes: Attributes) -> Series:
         """Returns the one series with these attributes, so that whoever asks again goes on counting."""
-        shared = self._shared(attributes)
-        series = self._series.get(id(shared))  # it lives as long as the telemetry: nothing else gets its number
+        shared = self._bounds.operation(counter, attributes)
+        series = self._series.get(id(shared))
         if series is None:
-            series = self._series[id(shared)] = Series(counter, shared)
+            series = self._series[id(shared)] = Series(self._bounds, counter, shared)
         return series
 
-    def jetstream_series(self, stream: str, consumer: str | None) -> JetStreamSeries:
+    def jetstream_series(self, stream: str, consumer: str | None, naming: Naming) -> JetStreamSeries:
         """Returns the delivery metrics of a stream, by consumer where somebody chose its name."""
-        series = self.jetstream.get((stream, consumer))
+        series = self._found.get((stream, consumer))
         if series is None:
-            attributes: Attributes = {messaging.MESSAGING_SYSTEM: names.SYSTEM, names.JETSTREAM_STREAM: stream}
+            attributes: Attributes = {messaging.MESSAGING_SYSTEM: names.SYSTEM}
+            add_name(attributes, names.JETSTREAM_STREAM, naming.stream(stream))
             if consumer:
-                attributes[names.JETSTREAM_CONSUMER] = consumer
-            series = self.jetstream[stream, consumer] = JetStreamSeries(attributes)
+                add_name(attributes, names.JETSTREAM_CONSUMER, naming.consumer(consumer))
+            attributes = self._bounds.fit(attributes, DELIVERY_LATENCY)
+            series = self.jetstream.get(id(attributes))
+            if series is None:
+                one = attributes.get(names.JETSTREAM_CONSUMER) == consumer
+                one = one and attributes.get(names.JETSTREAM_STREAM) == stream
+                series = self.jetstream[id(attributes)] = JetStreamSeries(attributes, one)
+            if len(self._found) >= _FOUND_AT_MOST:
+                self._found.clear()
+            self._found[stream, consumer] = series
         return series
 
     def count(self, instrument: str, attributes: Attributes) -> None:
         """Adds one to a counter that is no series: of what happens rarely."""
-        key = frozenset({**attributes, "": instrument}.items())
-        before = self._errors.get(key)
-        self._errors[key] = (instrument, attributes, (before[2] if before else 0) + 1)
+        attributes = self._bounds.fit(attributes, instrument)
+        key = (instrument, id(attributes))
+        before = self._counts.get(key)
+        self._counts[key] = (instrument, attributes, (before[2] if before else 0) + 1)
 
     def readings(self) -> Iterator[Reading]:
         """Yields all that has been counted; runs in a reader's thread."""
@@ -154,7 +183,7 @@ class ClientReadings:
             yield from series.readings()
         for delivered in list(self.jetstream.values()):
             yield REDELIVERIES, delivered.attributes, delivered.redeliveries
-        yield from list(self._errors.values())
+        yield from list(self._counts.values())
 
 
 Observe = Callable[[CallbackOptions], Iterable[Observation]]
@@ -162,9 +191,14 @@ Observe = Callable[[CallbackOptions], Iterable[Observation]]
 
 
 class Readings:
-    """What the observable instruments of one meter provider are read from: all clients that there are, or were."""
+    """What the observable instruments of one meter provider are read from: all clients that there are, or were.
+
+    Attributes:
+        bounds: The bounds of series. They stay when nats-py is instrumented anew: the provider's series do, too.
+    """
 
     def __init__(self) -> None:
+        self.bounds = Bounds()
         self._lock = RLock()
         self._live: dict[int, ClientReadings] = {}
         self._dead: deque[ClientReadings] = deque()

@@ -10,10 +10,9 @@ a reader collects: an SDK counter costs 7 us per message, an integer 50 ns.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from opentelemetry.instrumentation.nats._attributes import Attributes
-from opentelemetry.semconv._incubating.attributes.messaging_attributes import MESSAGING_OPERATION_TYPE
+from opentelemetry.instrumentation.nats._bounds import Bounds, SeriesAttributes
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 
 SENT_BYTES = "nats.client.sent.bytes"
@@ -29,36 +28,15 @@ DELIVERY_LATENCY = "nats.jetstream.delivery.latency"
 REDELIVERIES = "nats.jetstream.redeliveries"
 CONSUMER_PENDING = "nats.jetstream.consumer.pending"
 
-# An error type from a service's error code is the service author's text: past this many, they share one series.
-_MOST_ERROR_TYPES = 100
-OTHER_ERROR = "_OTHER"
-
 Reading = tuple[str, Attributes, int]
 """An instrument's name, the attributes, the value."""
-
-
-class SeriesAttributes(NamedTuple):
-    """The attributes of a series; one object for all connections that have such a series.
-
-    Attributes:
-        attributes: Those of its durations.
-        counted: Those of its messages.
-    """
-
-    attributes: Attributes
-    counted: Attributes
-
-    @staticmethod
-    def of(attributes: Attributes) -> SeriesAttributes:
-        """Returns the attributes of a series from those of its durations."""
-        counted = {name: value for name, value in attributes.items() if name != MESSAGING_OPERATION_TYPE}
-        return SeriesAttributes(attributes, counted)
 
 
 class Series:
     """The metrics of one operation on one destination through one connection.
 
     Args:
+        bounds: The bounds of series.
         instrument: The counter that `count` is for; None where messages are not counted.
         shared: The metric attributes.
 
@@ -68,26 +46,31 @@ class Series:
         count: Messages so far, sent or consumed.
     """
 
-    __slots__ = ("_counted", "_failed", "attributes", "count", "instrument")
+    __slots__ = ("_bounds", "_by_type", "_counted", "_failed", "attributes", "count", "instrument")
 
-    def __init__(self, instrument: str | None, shared: SeriesAttributes) -> None:
+    def __init__(self, bounds: Bounds, instrument: str | None, shared: SeriesAttributes) -> None:
         self.instrument = instrument
         self.attributes = shared.attributes
         self.count = 0
+        self._bounds = bounds
         self._counted = shared.counted
-        self._failed: dict[str, Series] | None = None
+        self._by_type: dict[str, Series] | None = None
+        self._failed: dict[int, Series] | None = None
 
     def failed(self, error_type: str) -> Series:
         """Returns the series of the same operation where it failed in this way."""
-        failed = self._failed
-        if failed is None:
-            failed = self._failed = {}
-        series = failed.get(error_type)
+        by_type, failed = self._by_type, self._failed
+        if by_type is None or failed is None:
+            by_type, failed = self._by_type, self._failed = {}, {}
+        series = by_type.get(error_type)
         if series is None:
-            if len(failed) >= _MOST_ERROR_TYPES and error_type != OTHER_ERROR:
-                return self.failed(OTHER_ERROR)
-            shared = SeriesAttributes.of({**self.attributes, ERROR_TYPE: error_type})
-            series = failed[error_type] = Series(self.instrument, shared)
+            counted_type = self._bounds.error_type(error_type)
+            shared = self._bounds.operation(self.instrument, {**self.attributes, ERROR_TYPE: counted_type})
+            series = failed.get(id(shared))
+            if series is None:
+                series = failed[id(shared)] = Series(self._bounds, self.instrument, shared)
+            if counted_type == error_type:  # of the others there is no end
+                by_type[error_type] = series
         return series
 
     def readings(self) -> Iterator[Reading]:
@@ -101,17 +84,23 @@ class Series:
 class JetStreamSeries:
     """The delivery metrics of one stream, and of one consumer where its name is not made up by the server.
 
+    Args:
+        attributes: The metric attributes.
+        one: Whether they are those of a single consumer, so that what is pending can be told.
+
     Attributes:
         attributes: The metric attributes.
+        one: Whether they are those of a single consumer.
         redeliveries: Deliveries so far with a delivery count above one.
         pending: The last number of pending messages seen.
         seen_at: When that was, in nanoseconds since the epoch; 0 before.
     """
 
-    __slots__ = ("attributes", "pending", "redeliveries", "seen_at")
+    __slots__ = ("attributes", "one", "pending", "redeliveries", "seen_at")
 
-    def __init__(self, attributes: Attributes) -> None:
+    def __init__(self, attributes: Attributes, one: bool) -> None:
         self.attributes = attributes
+        self.one = one
         self.redeliveries = 0
         self.pending = 0
         self.seen_at = 0

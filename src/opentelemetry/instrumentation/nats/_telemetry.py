@@ -60,6 +60,7 @@ class Telemetry:
         metrics: The instruments.
         tracer: The tracer.
         captures_headers: Whether the user wants headers recorded.
+        records_texts: Whether spans have the texts of exceptions and error answers, besides their types.
         originals: What nats-py itself has in the place of each of our functions.
         nowhere: The connection of what only stands for a client, once there is one.
     """
@@ -74,6 +75,7 @@ class Telemetry:
         self.enabled = True
         self.options = options
         self.captures_headers = bool(options.headers)
+        self.records_texts = options.record_exception_messages
         self.classify = classify
         self.naming = Naming(options)
         self.metrics = Metrics(meter_provider, SCOPE, __version__, SCHEMA_URL)

@@ -33,12 +33,28 @@ OTEL_PYTHON_NATS_SUBJECT_TEMPLATES = "OTEL_PYTHON_NATS_SUBJECT_TEMPLATES"
 Comma-separated NATS patterns; the first that a subject matches is its template. Default: none.
 """
 
+OTEL_PYTHON_NATS_SUBJECT_NAMES = "OTEL_PYTHON_NATS_SUBJECT_NAMES"
+"""
+.. envvar:: OTEL_PYTHON_NATS_SUBJECT_NAMES
+
+How many different tokens in one place of the subjects keep their names; further ones are `*`. `0`: only what looks
+generated is. Default: `50`.
+"""
+
 OTEL_PYTHON_NATS_ACTIVATE_NEXT_MSG = "OTEL_PYTHON_NATS_ACTIVATE_NEXT_MSG"
 """
 .. envvar:: OTEL_PYTHON_NATS_ACTIVATE_NEXT_MSG
 
 `true`: where no span is current, the context of what `next_msg()` or `updates()` returned stays current in that task
 until its next receive. Default: `false`.
+"""
+
+OTEL_PYTHON_NATS_RECORD_EXCEPTION_MESSAGES = "OTEL_PYTHON_NATS_RECORD_EXCEPTION_MESSAGES"
+"""
+.. envvar:: OTEL_PYTHON_NATS_RECORD_EXCEPTION_MESSAGES
+
+`false`: spans tell the type of an exception and of an error answer, and neither its text nor a stack trace. Default:
+`true`.
 """
 
 OTEL_INSTRUMENTATION_MESSAGING_EXPERIMENTAL_HEADERS_INCLUDED = (

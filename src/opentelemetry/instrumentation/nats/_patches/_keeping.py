@@ -10,6 +10,7 @@ from typing import Any
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._connection import Connection
 from opentelemetry.instrumentation.nats._faults import FAULTS
+from opentelemetry.instrumentation.nats._naming import Resource
 from opentelemetry.instrumentation.nats._operations import Operation, Prototype
 from opentelemetry.instrumentation.nats._origins import Origin
 from opentelemetry.instrumentation.nats._patches import _nats
@@ -51,14 +52,14 @@ def _make_connection(telemetry: Telemetry, client: Any, counted: bool = False) -
     def is_application(subscription: Any) -> bool:
         return not origin_of(telemetry, subscription).internal
 
-    readings = ClientReadings(_nats.ClientView(client, is_application), stats, telemetry.metrics.shared, counted)  # pyright: ignore[reportUnknownArgumentType]
+    readings = ClientReadings(_nats.ClientView(client, is_application), stats, telemetry.metrics.bounds, counted)  # pyright: ignore[reportUnknownArgumentType]
     connection = Connection(telemetry, readings, _nats.client_state(client))
     telemetry.metrics.register(readings, client)
     return connection
 
 
 def prototype_of(
-    telemetry: Telemetry, client: Any, operation: Operation, name: str | None, *, resource: bool = False
+    telemetry: Telemetry, client: Any, operation: Operation, name: str | None, *, resource: Resource | None = None
 ) -> Prototype:
     """Returns the prototype of an operation through a client's connection, see `Connection.prototype`."""
     try:
@@ -82,13 +83,20 @@ def prototype_of_store(telemetry: Telemetry, store: Any, operation: Operation) -
     connection, bucket = connection_of(telemetry, _nats.client_of_store(store)), _nats.bucket_of(store)
     if hasattr(store, "__dict__"):  # not a fake with slots
         store.__dict__[_STORE] = connection, bucket
-    return connection.prototype(operation, bucket, resource=True)
+    return connection.prototype(operation, bucket, resource="bucket")
 
 
 def origin_of(telemetry: Telemetry, core: Any) -> Origin:
-    """Returns where the messages of a core subscription come from."""
+    """Returns where the messages of a core subscription come from; None stands for one that nats-py does not tell."""
+    if core is None:
+        return Origin(connection_of(telemetry, None), "")
     origin: Origin | None = core.__dict__.get(_ORIGIN)
     if origin is not None and origin.connection.telemetry is telemetry:
+        return origin
+    below = _nats.core_below(core)
+    if below is not core:
+        origin = origin_of(telemetry, below)
+        keep_origin(core, origin)
         return origin
     connection = connection_of(telemetry, _nats.client_of_subscription(core))
     internal = _nats.waits_for_answer(core) if origin is None else origin.internal

@@ -168,7 +168,7 @@ def client_of_subscription(subscription: Any) -> Any:
 
 def subject_of(subscription: Any) -> str:
     """Returns the subject of a core subscription (`_subject`). Without it: spans have no template, metrics no name."""
-    return _read(subscription, "_subject", ">", "spans of received messages lack the subscription's pattern")
+    return _read(subscription, "_subject", "", "spans of received messages lack the subscription's pattern")
 
 
 def queue_of(subscription: Any) -> str | None:
@@ -215,6 +215,14 @@ def core_of_iterator(iterator: Any) -> Any:
 def core_of(subscription: Any) -> Any:
     """Returns the core subscription below one of JetStream's (`_sub`). Without it: receives are not traced."""
     return _read(subscription, "_sub", None, "receives of JetStream subscriptions are not traced")
+
+
+def core_below(subscription: Any) -> Any:
+    """Returns the core subscription below one of JetStream's, or a core one itself (`_sub`).
+
+    Before nats-py 2.6 JetStream's subscriptions have the core one's `next_msg`. Without it: they lack the stream.
+    """
+    return getattr(subscription, "_sub", subscription)
 
 
 def client_of_pull(subscription: Any) -> Any:
@@ -314,7 +322,7 @@ def set_handler(endpoint: Any, handler: Any) -> None:
 
 def subject_of_endpoint(endpoint: Any) -> str:
     """Returns the subject of an endpoint (`_subject`). Without it: its spans have no template."""
-    return _read(endpoint, "_subject", ">", "spans of micro services lack the endpoint's pattern")
+    return _read(endpoint, "_subject", "", "spans of micro services lack the endpoint's pattern")
 
 
 def queue_of_endpoint(endpoint: Any) -> str | None:

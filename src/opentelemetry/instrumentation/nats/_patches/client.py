@@ -122,7 +122,9 @@ def _request_answer(answer: Any, request: Send) -> Failure | None:
     if code is None:
         return None
     description = clean(names.header(headers, names.SERVICE_ERROR_HEADER) or "")
-    span.set_attributes({names.SERVICE_ERROR: description, names.SERVICE_ERROR_CODE: code})
+    span.set_attribute(names.SERVICE_ERROR_CODE, code)
+    if request.prototype.telemetry.records_texts:
+        span.set_attribute(names.SERVICE_ERROR, description)
     return Failure(code, True, description)
 
 
@@ -172,7 +174,8 @@ async def _count_error(telemetry: Telemetry, client: Any, callback: Any, error: 
 
 def _count(telemetry: Telemetry, client: Any, error: Any) -> None:
     readings = connection_of(telemetry, client).readings
-    readings.count(ASYNC_ERRORS, {**readings.server, ERROR_TYPE: error_type(error)})
+    counted_type = telemetry.metrics.bounds.error_type(error_type(error))
+    readings.count(ASYNC_ERRORS, {**readings.server, ERROR_TYPE: counted_type})
     if isinstance(error, _SLOW_CONSUMER):
         slow: Any = error
         origin = origin_of(telemetry, slow.sub)

@@ -71,7 +71,9 @@ def _publish_answer(ack: Any, send: Send) -> None:
 def _sent_asynchronously(send: Send, _: Failure | None, js: Any, future: Any) -> None:
     """The send goes on until the future is done."""
     try:
-        pending: dict[str, _Publishing] = _nats.client_of_context(js).__dict__.setdefault(_PENDING, {})
+        client = _nats.client_of_context(js)
+        # Where nats-py does not tell the client, a refusal and the client's end are not noticed.
+        pending: dict[str, _Publishing] = {} if client is None else client.__dict__.setdefault(_PENDING, {})
         _Publishing(pending, send.reply, future, send)
     except FAULTS:
         _faults.report("waiting for an asynchronous publish")

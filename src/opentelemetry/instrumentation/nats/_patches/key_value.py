@@ -120,7 +120,7 @@ def start_on_context(
     """Starts the methods of `JetStreamContext` that look up, make and delete a bucket, of either store."""
     bucket = arguments.get(args, kwargs, "bucket") or getattr(arguments.get(args, kwargs, "config"), "bucket", None)
     name = bucket if isinstance(bucket, str) else None
-    return Observed(context, prototype_of(telemetry, _nats.client_of_context(js), operation, name, resource=True))
+    return Observed(context, prototype_of(telemetry, _nats.client_of_context(js), operation, name, resource="bucket"))
 
 
 # -- watchers ---------------------------------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ def _start_manage(
 def _on_stream(operation: Operation, telemetry: Telemetry, manager: Any, context: Context, stream: Any) -> Observed:
     known = isinstance(stream, str)
     client = _nats.client_of_context(manager)
-    prototype = prototype_of(telemetry, client, operation, stream if known else None, resource=True)
+    prototype = prototype_of(telemetry, client, operation, stream if known else None, resource="stream")
     call = Observed(context, prototype)
     if known:
         call.attributes[names.JETSTREAM_STREAM] = cut(stream)

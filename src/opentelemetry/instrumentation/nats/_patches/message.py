@@ -49,12 +49,12 @@ def start_reply(
 
     Args:
         telemetry: The telemetry.
-        message: The message that is answered.
+        message: The message that is answered; None where nats-py does not tell.
         data: The answer's payload.
         headers: The answer's headers, as far as the caller chose them.
         attributes: What the span has besides.
     """
-    if not message.reply or message.subject.startswith(SERVICE_PREFIX):
+    if message is None or not message.reply or message.subject.startswith(SERVICE_PREFIX):
         return Call()
     client = _nats.client_of_message(message)
     if not client:

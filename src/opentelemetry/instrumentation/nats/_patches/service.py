@@ -80,17 +80,15 @@ def _explain(delivery: Delivery, error: BaseException) -> BaseException | Failur
 
 
 def _service_error(delivery: Delivery, code: Any, description: Any) -> Failure:
-    attributes = _error_attributes(code, description)
-    delivery.set(attributes)
-    return _failure(attributes)
+    delivery.set(_error_attributes(delivery.prototype.telemetry, code, description))
+    return Failure(cut(str(code)), True, clean(str(description)))
 
 
-def _failure(attributes: Attributes) -> Failure:
-    return Failure(str(attributes[names.SERVICE_ERROR_CODE]), True, str(attributes[names.SERVICE_ERROR]))
-
-
-def _error_attributes(code: Any, description: Any) -> Attributes:
-    return {names.SERVICE_ERROR: clean(str(description)), names.SERVICE_ERROR_CODE: cut(str(code))}
+def _error_attributes(telemetry: Telemetry, code: Any, description: Any) -> Attributes:
+    attributes: Attributes = {names.SERVICE_ERROR_CODE: cut(str(code))}
+    if telemetry.records_texts:
+        attributes[names.SERVICE_ERROR] = clean(str(description))
+    return attributes
 
 
 def _start_respond(
@@ -118,10 +116,9 @@ def _start_respond_error(
     get = partial(arguments.get, args, kwargs)
     code, description = get("code"), get("description")
     delivery = delivery_of(_nats.message_of(request))
-    attributes = _error_attributes(code, description)
+    attributes = _error_attributes(telemetry, code, description)
     if delivery is not None and delivery.span is not None:
-        delivery.failure = _failure(attributes)
-        delivery.set(attributes)
+        delivery.failure = _service_error(delivery, code, description)
     return start_reply(telemetry, _nats.message_of(request), get("data") or b"", get("headers"), attributes)
 
 
