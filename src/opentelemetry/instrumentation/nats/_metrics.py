@@ -8,8 +8,10 @@ Only durations are recorded per message; all else is read when a reader collects
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import ref
 
 from opentelemetry import metrics as metrics_api
 from opentelemetry.instrumentation.nats import _providers
@@ -111,7 +113,30 @@ class Metrics:
         self._readings.retire_all()
 
 
-_observed: WeakKeyDictionary[MeterProvider, Readings] = WeakKeyDictionary()
+# By the provider's number, with what returns the provider while it lives: a program's own may not be hashable.
+_observed: dict[int, tuple[Callable[[], Any], Readings]] = {}
+
+
+def _known(provider: Any) -> Readings | None:
+    alive, readings = _observed.get(id(provider), (None, None))
+    return readings if alive is not None and alive() is provider else None
+
+
+def _remember(provider: Any, readings: Readings) -> None:
+    number = id(provider)
+
+    def forget(gone: Any) -> None:
+        if _observed.get(number, (None,))[0] is gone:  # its number may be another's by now
+            del _observed[number]
+
+    try:
+        _observed[number] = ref(provider, forget), readings
+    except TypeError:
+        _observed[number] = partial(_itself, provider), readings  # it takes no weak reference, and stays
+
+
+def _itself(provider: Any) -> Any:
+    return provider
 
 
 def _readings_of(meter_provider: MeterProvider | None, meter: Meter) -> Readings:
@@ -121,14 +146,14 @@ def _readings_of(meter_provider: MeterProvider | None, meter: Meter) -> Readings
     `uninstrument()` and another `instrument()` it still reads what the first call gave it.
     """
     provider = metrics_api.get_meter_provider() if meter_provider is None else meter_provider
-    readings = _observed.get(provider)
+    readings = _known(provider)
     if readings is None and provider is _providers.global_meter_provider():
         # Its instruments may have been made before it was, by the proxy that stood for it.
-        readings = _observed.get(_providers.proxy_meter_provider() or provider)
+        readings = _known(_providers.proxy_meter_provider() or provider)
     if readings is None:
         readings = Readings()
         _observe(readings, meter)
-    _observed[provider] = readings
+    _remember(provider, readings)
     return readings
 
 

@@ -10,6 +10,7 @@ adds its own few.
 from __future__ import annotations
 
 from asyncio import CancelledError
+from collections.abc import Callable
 from time import perf_counter_ns
 
 from opentelemetry.context import Context
@@ -108,9 +109,10 @@ class HeaderRoom:
         supported: Whether the server takes headers.
         max_payload: Bytes of payload and headers that it takes.
         ample: The largest payload, in bytes, beside which our headers find room unmeasured; -1 where they find none.
+        crowded: Tells whether what waits for a reconnect leaves no room for headers.
     """
 
-    __slots__ = ("ample", "max_payload", "supported")
+    __slots__ = ("ample", "crowded", "max_payload", "supported")
 
     AT_MOST = 65536
     """Bytes that nobody's trace headers reach."""
@@ -123,6 +125,16 @@ class HeaderRoom:
         self.supported = supported
         self.max_payload = max_payload
         self.ample = max_payload - self.AT_MOST if supported else -1
+        self.crowded: Callable[[], bool] = _never
+
+    def wait(self, crowded: Callable[[], bool]) -> None:
+        """Looks at the client's buffer from now on: it waits for a reconnect."""
+        self.ample = -1
+        self.crowded = crowded
+
+
+def _never() -> bool:
+    return False
 
 
 class Prototype:

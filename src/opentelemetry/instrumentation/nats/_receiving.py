@@ -120,9 +120,13 @@ class Receive(Observed):
             untraced: list[Delivery] = []
             acks: list[AckSubject] = []
             notes: list[Note] = []
+            told: list[Any] = []
             for message in messages:
                 delivery, _ = deliver(message, origin, _NO_CONTEXT)
                 notes.append(noted())
+                if telemetry.naming.excludes and telemetry.naming.excluded(message.subject):
+                    continue
+                told.append(message)
                 of_message: Attributes = {}
                 ack = message_attributes(telemetry, of_message, message)
                 if ack is not None:
@@ -132,9 +136,11 @@ class Receive(Observed):
                 else:
                     links.append(Link(delivery.creation, of_message))
             note_all(notes)
-            prototype.series.count += len(messages)
-            self.attributes[messaging.MESSAGING_BATCH_MESSAGE_COUNT] = len(messages)
-            span = self.end(None, links, messages)
+            if not told:
+                return
+            prototype.series.count += len(told)
+            self.attributes[messaging.MESSAGING_BATCH_MESSAGE_COUNT] = len(told)
+            span = self.end(None, links, told)
             if acks:
                 count_deliveries(origin, acks, trace.set_span_in_context(span, self.parent))
             # The batch's span is in no message's trace; only a message without one has nothing better.

@@ -162,7 +162,7 @@ def inject(room: HeaderRoom, context: Context, size: int, headers: Any, subject:
             return headers
         # The server counts headers, nats-py does not: past the limit the server closes the connection.
         subjects = len(f"{subject}{reply}".encode("utf-8", "surrogatepass"))
-        return _headers.inject(headers, context, room.max_payload - size, subjects)
+        return _headers.inject(headers, context, -1 if room.crowded() else room.max_payload - size, subjects)
     except FAULTS:
         _faults.report("writing the context of a message")
         return headers

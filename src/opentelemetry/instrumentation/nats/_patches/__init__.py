@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from logging import getLogger
 from typing import Any
+from weakref import WeakSet
 
 from wrapt import register_post_import_hook
 
@@ -58,15 +59,16 @@ class Patches:
 
                 apply(telemetry, object_store.ROWS, self._applied)
             # nats-py does not import its micro services by itself, so neither do we.
-            register_post_import_hook(self._patch_micro, _MICRO)
+            if _MICRO in sys.modules:
+                self.patch_micro()
+            else:
+                _wait_for_micro(self)
         except BaseException:
             self.remove()
             raise
 
-    def _patch_micro(self, _: Any) -> None:
-        # The hook outlives us: it can't be taken back.
-        if not self._telemetry.enabled:
-            return
+    def patch_micro(self) -> None:
+        """Patches micro services, which the program has imported by now."""
         try:
             from opentelemetry.instrumentation.nats._patches import service  # noqa: PLC0415
 
@@ -78,6 +80,27 @@ class Patches:
     def remove(self) -> None:
         """Puts nats-py's own methods back, and silences what still lives: subscriptions, loops, captured methods."""
         self._telemetry.silence()
+        _waiting.discard(self)
         for patch in reversed(self._applied):
             patch.remove()
         self._applied.clear()
+
+
+_waiting: WeakSet[Patches] = WeakSet()
+
+
+def _wait_for_micro(patches: Patches) -> None:
+    _waiting.add(patches)
+    # A hook can't be taken back: so there is one for all, that keeps nobody alive.
+    if not _hooked:
+        _hooked.append(_MICRO)
+        register_post_import_hook(_patch_waiting, _MICRO)
+
+
+_hooked: list[str] = []
+
+
+def _patch_waiting(_: Any) -> None:
+    for patches in list(_waiting):
+        _waiting.discard(patches)
+        patches.patch_micro()

@@ -7,22 +7,24 @@ from __future__ import annotations
 
 import asyncio
 
-from nats import errors
-from nats.js import errors as js_errors
-
 from opentelemetry.instrumentation.nats import _texts
+from opentelemetry.instrumentation.nats._patches._nats import find_errors
 from opentelemetry.instrumentation.nats._telemetry import Failure
 
 # What the protocol provides for: no stack trace is worth its 54 us.
 _EXPECTED = (
     asyncio.TimeoutError,
-    errors.NoRespondersError,
-    js_errors.NoStreamResponseError,
-    js_errors.ServiceUnavailableError,
-    js_errors.NotFoundError,
-    js_errors.KeyWrongLastSequenceError,
-    errors.MsgAlreadyAckdError,
+    *find_errors("nats.errors", "NoRespondersError", "MsgAlreadyAckdError"),
+    *find_errors(
+        "nats.js.errors",
+        "NoStreamResponseError",
+        "ServiceUnavailableError",
+        "NotFoundError",
+        "KeyWrongLastSequenceError",
+    ),
 )
+_API_ERRORS = find_errors("nats.js.errors", "APIError")
+_OWN_ERRORS = (OSError, *find_errors("nats.errors", "Error"))
 
 # The server's codes for a failed compare-and-set.
 _WRONG_LAST_SEQUENCE = (10071, 10164)
@@ -31,7 +33,7 @@ _WRONG_LAST_SEQUENCE = (10071, 10164)
 def error_type(error: BaseException) -> str:
     """Returns `error.type`: the server's error code where there is one, else the class's name."""
     code = getattr(error, "err_code", None)
-    if code and isinstance(error, js_errors.APIError):
+    if code and isinstance(error, _API_ERRORS):
         return _texts.cut(str(code))
     return _texts.type_of(error)
 
@@ -39,7 +41,7 @@ def error_type(error: BaseException) -> str:
 def classify(error: BaseException) -> Failure:
     """Says what an exception that left nats-py, or a handler, means."""
     expected = isinstance(error, _EXPECTED) or (
-        isinstance(error, js_errors.APIError) and error.err_code in _WRONG_LAST_SEQUENCE
+        isinstance(error, _API_ERRORS) and getattr(error, "err_code", None) in _WRONG_LAST_SEQUENCE
     )
     return Failure(error_type(error), expected, _texts.message_of(error))
 
@@ -51,6 +53,6 @@ def connect_failure(failure: Failure, error: BaseException) -> Failure:
         failure: What its exception means elsewhere.
         error: The exception. One that is neither the system's nor nats-py's quotes whatever it was given.
     """
-    foreign = not isinstance(error, (OSError, errors.Error))
-    description = _texts.without_quotations(failure.description) if foreign else failure.description
+    own = isinstance(error, _OWN_ERRORS)
+    description = failure.description if own else _texts.without_quotations(failure.description)
     return failure._replace(expected=True, description=description)

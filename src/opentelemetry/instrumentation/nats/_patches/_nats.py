@@ -109,6 +109,15 @@ def _peer(client: Any) -> tuple[str, int] | None:
     return cast("tuple[str, int]", peer[:2])
 
 
+def buffer_is_crowded(client: Any) -> bool:
+    """Tells whether more than half of a client's buffer is full (`_pending_data_size`, `_max_pending_size`).
+
+    Without one of them: messages that wait for a reconnect carry their context, and fewer of them fit.
+    """
+    costs = "fewer messages fit into the buffer of a client that reconnects"
+    return 2 * _read(client, "_pending_data_size", 0, costs) > _read(client, "_max_pending_size", 0, costs) > 0
+
+
 class ClientView:
     """What a metric reader reads of a client; see `_readings.ClientView`.
 

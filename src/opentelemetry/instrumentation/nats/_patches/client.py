@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+from weakref import ref
 
 from opentelemetry.context import Context, get_current
 from opentelemetry.instrumentation.nats import _attributes as names
@@ -88,6 +89,24 @@ def _make_process_connect_init(telemetry: Telemetry, original: Callable[..., Any
         return result
 
     return _process_connect_init
+
+
+def _make_attempt_reconnect(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[..., Any]:
+    async def _attempt_reconnect(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """Runs while the connection is lost: what the program publishes waits in a buffer, where headers count too."""
+        try:
+            if telemetry.enabled:
+                connection_of(telemetry, self).room.wait(partial(_is_crowded, ref(self)))
+        except FAULTS:
+            _faults.report("reading the state of a connection")
+        return await original(self, *args, **kwargs)
+
+    return _attempt_reconnect
+
+
+def _is_crowded(client: Callable[[], Any]) -> bool:
+    waiting = client()
+    return waiting is not None and _nats.buffer_is_crowded(waiting)
 
 
 def _start_request(
@@ -189,6 +208,7 @@ def _count(telemetry: Telemetry, client: Any, error: Any) -> None:
 ROWS: Rows = [
     Row(_Client, "connect", _make_connect),
     Row(_Client, "_process_connect_init", _make_process_connect_init),
+    Row(_Client, "_attempt_reconnect", _make_attempt_reconnect, optional=True),
     Row(_Client, "publish", make_publish),
     Row(_Client, "request", sending(_start_request, _request_answer)),
 ]
