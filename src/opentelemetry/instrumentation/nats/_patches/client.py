@@ -22,7 +22,6 @@ from opentelemetry.instrumentation.nats._patches._errors import error_type
 from opentelemetry.instrumentation.nats._patches._keeping import connection_of, origin_of, prototype_of
 from opentelemetry.instrumentation.nats._patches._replacing import Patch, Row, Rows
 from opentelemetry.instrumentation.nats._patches._running import sending
-from opentelemetry.instrumentation.nats._propagation import write_context
 from opentelemetry.instrumentation.nats._providers import suppressed
 from opentelemetry.instrumentation.nats._sending import Send, inject, unrecorded
 from opentelemetry.instrumentation.nats._series import ASYNC_ERRORS, DROPPED
@@ -186,11 +185,7 @@ def _inner_publish(telemetry: Telemetry, original: Callable[..., Any]) -> Callab
                     if call.injects and (not withholds or telemetry.naming.carries_context(subject)):
                         prototype = call.prototype
                         room = connection_of(telemetry, self).room if prototype is None else prototype.room
-                        if headers is None and size <= room.ample:
-                            # As `inject` does, without the time that calling it takes: most messages come here.
-                            headers = write_context(context) or None
-                        else:
-                            headers = inject(telemetry.propagation, room, context, size, headers)
+                        headers = inject(telemetry.propagation, room, context, size, headers)
                     if shows and isinstance(call, Send) and not call.shown:
                         call.shown = True
                         call.show(subject, reply, headers, size)
