@@ -35,8 +35,7 @@ from opentelemetry.trace import Span, TracerProvider
 
 _logger = getLogger(__name__)
 
-SUBJECT_NAMES = 50
-"""The default of `subject_names`."""
+_SUBJECT_NAMES = 50
 
 _TRUE = frozenset({"true", "1", "yes", "on"})
 _FALSE = frozenset({"false", "0", "no", "off"})
@@ -199,7 +198,7 @@ def read_options(given: Mapping[str, Any]) -> Options:
             given, "propagation_excluded_subjects", OTEL_PYTHON_NATS_PROPAGATION_EXCLUDED_SUBJECTS
         ),
         subject_templates=_patterns(given, "subject_templates", OTEL_PYTHON_NATS_SUBJECT_TEMPLATES),
-        subject_names=_count(given, "subject_names", OTEL_PYTHON_NATS_SUBJECT_NAMES, SUBJECT_NAMES),
+        subject_names=_count(given, "subject_names", OTEL_PYTHON_NATS_SUBJECT_NAMES, _SUBJECT_NAMES),
         headers=HeaderSelection(
             _strings(given, "headers_included", OTEL_INSTRUMENTATION_MESSAGING_EXPERIMENTAL_HEADERS_INCLUDED)[1],
             _strings(given, "headers_excluded", OTEL_INSTRUMENTATION_MESSAGING_EXPERIMENTAL_HEADERS_EXCLUDED)[1],
@@ -243,10 +242,7 @@ def _hook(given: Mapping[str, Any], name: str) -> Callable[..., None] | None:
 def _scalar(given: Mapping[str, Any], name: str, variable: str) -> tuple[str, Any]:
     """Returns where a value comes from, and the value; None if it is given nowhere."""
     value = given.get(name)
-    if value is not None:
-        return name, value
-    text = environ.get(variable, "").strip()
-    return variable, text or None
+    return (name, value) if value is not None else (variable, environ.get(variable, "").strip() or None)
 
 
 def _flag(given: Mapping[str, Any], name: str, variable: str, default: bool = False) -> bool:
