@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import re
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -15,12 +16,22 @@ import nats
 import pytest
 from nats.aio.client import Client
 from nats.js import JetStreamContext
+from prometheus_client import CollectorRegistry, generate_latest
 
+from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.instrumentation.nats._bounds import MOST_ERROR_TYPES, MOST_SERIES, MOST_SERVERS, Bounds
 from opentelemetry.instrumentation.nats._learning import MOST_NAMES
+from opentelemetry.instrumentation.nats._tokens import looks_generated
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from support.core import Connect, Unique
+from support.docs import DOCS, blocks
 from support.server import NatsServer
 from support.telemetry import Telemetry, attribute_set
+from support.waiting import eventually
 
 LIMIT = 50
 """The default of `subject_names`."""
@@ -301,6 +312,89 @@ class TestBounds:
         types = [f"Error{number}" for number in range(200)]
         assert [bounds.error_type(name) for name in types] == [*types[:MOST_ERROR_TYPES], *["_OTHER"] * 100]
         assert bounds.error_type(types[3]) == types[3]
+
+
+class TestDocs:
+    """docs/cardinality.md against what really happens."""
+
+    text = (DOCS / "cardinality.md").read_text(encoding="utf-8")
+    code = [block.text for block in blocks(DOCS / "cardinality.md") if block.language == "python"]
+
+    def test_the_examples_of_generated_tokens_are(self):
+        table = self.text.split("| generated | examples |")[1].split("\n\n")[0]
+        examples = [re.findall(r"`([^`]+)`", row.split("|")[2]) for row in table.splitlines()[2:]]
+        assert len(examples) == 7 and all(examples)
+        assert [token for row in examples for token in row if not looks_generated(token)] == []
+
+    def test_the_examples_of_words_are_not(self):
+        sentence = self.text.split("What people name things with stays:")[1].split("\n\n")[0]
+        words = re.findall(r"`([^`]+)`", sentence)
+        assert len(words) > 10
+        assert [word for word in words if looks_generated(word)] == []
+
+    async def test_a_name_is_that_many_lines_of_a_scrape(self, nats_server: NatsServer, telemetry: Telemetry):
+        reader, registry = PrometheusMetricReader(), CollectorRegistry()
+        registry.register(reader._collector)
+        provider = MeterProvider([reader], shutdown_on_exit=False)
+        telemetry.instrument(meter_provider=provider)
+        nc = await nats.connect(nats_server.url)
+        scrapes: list[list[bytes]] = []
+        for count in (10, 20):
+            for number in range(count):
+                await nc.publish(f"shop.{word(number)}.created", b"x")
+            scrapes.append([line for line in generate_latest(registry).splitlines() if not line.startswith(b"#")])
+        await nc.close()
+        more = scrapes[1][len(scrapes[0]) :]
+        assert len(scrapes[1]) - len(scrapes[0]) == 10 * int(re.search(r"published to is (\d+) lines", self.text)[1])  # type: ignore[index]
+        assert more
+        size = (sum(map(len, scrapes[1])) - sum(map(len, scrapes[0]))) / 10
+        assert 5000 < size < 8000
+        provider.shutdown()
+
+    async def test_the_view_leaves_what_it_says(self, nats_server: NatsServer, telemetry: Telemetry):
+        reader = InMemoryMetricReader()
+        names: dict[str, Any] = {"metric_readers": [reader]}
+        exec(self.code[0], names)
+        telemetry.instrument(meter_provider=names["provider"])
+        nc = await nats.connect(nats_server.url)
+        for group in "gh":
+            sub = await nc.subscribe("events", queue=group)
+            await nc.publish("events", b"x")
+            await sub.next_msg()
+        await nc.close()
+        data = reader.get_metrics_data()
+        assert data is not None
+        metrics = {metric.name: metric for metric in data.resource_metrics[0].scope_metrics[0].metrics}
+        (consumed,) = metrics["messaging.client.consumed.messages"].data.data_points
+        assert dict(consumed.attributes or {}) == {
+            "messaging.system": "nats",
+            "messaging.operation.name": "receive",
+            "messaging.destination.name": "events",
+        }
+        assert consumed.value == 2  # type: ignore[union-attr]
+        names["provider"].shutdown()
+
+    async def test_the_processor_leaves_templates_only(self, nats_server: NatsServer, telemetry: Telemetry):
+        names: dict[str, Any] = {}
+        exec(self.code[1], names)
+        exporter = InMemorySpanExporter()
+        provider = TracerProvider(shutdown_on_exit=False)
+        provider.add_span_processor(names["TemplatesOnly"]())
+        provider.add_span_processor(SimpleSpanProcessor(exporter))
+        telemetry.instrument(tracer_provider=provider)
+        nc = await nats.connect(nats_server.url)
+        got: asyncio.Queue[Any] = asyncio.Queue()
+        await nc.subscribe("users.*.left", cb=got.put)
+        await nc.publish("users.ann%40example.left", b"x")
+        await got.get()
+        sub = await nc.subscribe("orders.8812")
+        await nc.publish("orders.8812", b"x")
+        await sub.next_msg()
+        await nc.close()
+        await eventually(lambda: len(exporter.get_finished_spans()) == 5)
+        for span in exporter.get_finished_spans():
+            assert "ann" not in span.to_json() and "8812" not in span.to_json()
+        assert {span.name for span in exporter.get_finished_spans()} >= {"process users.*.left", "receive orders.*"}
 
 
 @pytest.fixture(autouse=True)
