@@ -84,6 +84,11 @@ class TestTokens:
     def test_that_may_be_either(self, token: str):
         assert not looks_generated(token)
 
+    @pytest.mark.parametrize("words", ["word-", "a", "deadbeef", "-", "ä"])
+    def test_that_are_very_long_are_nobodys_words(self, words: str):
+        assert not looks_generated((words * 14)[:14])
+        assert looks_generated((words * 129)[:129])
+
     def test_are_enough_to_tell(self):
         assert len(IDS) == len(set(IDS)) >= 100
         assert len(WORDS) == len(set(WORDS)) >= 100
