@@ -19,7 +19,8 @@ PACKAGE = package.__name__
 # From the ground up. A room imports only rooms of the storeys below its own; a new room gets its line here.
 STOREYS = (
     ("version", "package", "environment_variables", "_faults", "_providers", "_subjects", "_tokens"),
-    ("_options", "_learning"),
+    ("_values", "_learning"),
+    ("_options",),
     ("_attributes",),
     ("_naming", "_bounds"),
     ("_propagation", "_series"),
