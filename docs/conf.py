@@ -18,7 +18,7 @@ copyright = "The OpenTelemetry Authors"  # noqa: A001 (Sphinx names it so)
 release = __version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "upstream"]  # the latter is written for another site
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
