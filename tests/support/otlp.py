@@ -111,7 +111,7 @@ class ReceivedMetric:
     """One export of a metric.
 
     Attributes:
-        kind: `sum`, `gauge` or `histogram`.
+        kind: `sum`, `gauge`, `histogram` or `exponential_histogram`.
         points: Attributes and value of each data point.
     """
 
@@ -297,6 +297,8 @@ def _metric(metric: Metric, scope: Scope, resource: Attributes) -> ReceivedMetri
 def _point_value(point: Any) -> int | float | ReceivedHistogram:
     if "explicit_bounds" in point.DESCRIPTOR.fields_by_name:
         return ReceivedHistogram(point.count, point.sum, list(point.explicit_bounds), list(point.bucket_counts))
+    if "scale" in point.DESCRIPTOR.fields_by_name:  # its buckets are not for reading
+        return ReceivedHistogram(point.count, point.sum, [], [])
     return getattr(point, point.WhichOneof("value"))
 
 
