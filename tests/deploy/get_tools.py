@@ -15,6 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+TIMEOUT = 180.0
 MODELS = ["@kubernetes-models/prometheus-operator@6", "@kubernetes-models/opentelemetry-operator@2"]
 
 
@@ -44,9 +45,8 @@ def get_models(folder: Path) -> None:
         print("No npm on PATH: the test of the operators' kinds will skip.", file=sys.stderr)
         return
     folder.mkdir(parents=True, exist_ok=True)
-    subprocess.run(
-        [npm, "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(folder), *MODELS], check=True
-    )
+    command = [npm, "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(folder), *MODELS]
+    subprocess.run(command, check=True, timeout=TIMEOUT)
 
 
 if __name__ == "__main__":
