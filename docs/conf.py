@@ -18,7 +18,7 @@ copyright = "The OpenTelemetry Authors"  # noqa: A001 (Sphinx names it so)
 release = __version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "upstream"]  # the latter is written for another site
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
@@ -50,7 +50,7 @@ def fit_tables(app: Sphinx, doctree: nodes.document, page: str) -> None:
         heads = [head.astext() for head in next(group.findall(nodes.thead)).findall(nodes.entry)]
         if len(heads) < MANY_COLUMNS:
             continue
-        table["classes"].append("columns-many")
+        table["classes"].append("cards-early" if len(heads) > MANY_COLUMNS else "cards-late")
         for row in next(group.findall(nodes.tbody)).findall(nodes.row):
             for head, cell in zip(heads, row.findall(nodes.entry), strict=True):
                 if not cell.astext():

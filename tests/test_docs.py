@@ -104,6 +104,17 @@ class TestPictures:
             assert re.search(r'alt="[^"]{20,}"', tag), f"{tag} in {page.name}"
 
 
+class TestReadme:
+    def test_lists_every_option_with_its_variable_and_its_default(self) -> None:
+        def options(page: Path) -> list[tuple[str, str, str]]:
+            row = r"^\| `(\w+)` \| `(OTEL_\w+)` \| ([^|]*) \|"
+            return re.findall(row, page.read_text(encoding="utf-8"), re.M)
+
+        documented = options(DOCS / "configuration.md")
+        assert len(documented) > 5
+        assert options(ROOT / "README.md") == documented
+
+
 class TestApiPage:
     text = (DOCS / "api.md").read_text(encoding="utf-8")
 

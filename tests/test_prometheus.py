@@ -6,16 +6,11 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
 import promql_parser as promql
 import pytest
@@ -24,11 +19,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from support.metrics import ATTRIBUTES, BUCKETS, INSTRUMENTS
 from support.server import NatsServer
+from support.shop import Shop, value
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-TIMEOUT = 30.0
 
 SCRAPED_LABELS = {"job", "instance"}
+OF_PROMETHEUS = {"up"}  # Prometheus writes it for each scraped target
 EXPORTER_LABELS = {"otel_scope_name", "otel_scope_version", "otel_scope_schema_url"}
 
 
@@ -56,6 +52,8 @@ def read(name: str) -> str:
 
 def labels(metric: str) -> set[str]:
     """The labels that a metric can have at Prometheus."""
+    if metric in OF_PROMETHEUS:
+        return SCRAPED_LABELS
     [attributes] = [ATTRIBUTES[name] for name in ATTRIBUTES if metric.startswith(name.replace(".", "_"))]
     found = {"messaging_system", *(attribute.replace(".", "_") for attribute in attributes)} | SCRAPED_LABELS
     return found | {"le"} if metric.endswith("_bucket") else found
@@ -73,39 +71,10 @@ def sample_names(types: dict[str, str]) -> set[str]:
 @pytest.fixture(scope="module")
 def scraped() -> Iterator[str]:
     """What the example shows once everything in it has happened."""
-    server = NatsServer()
-    server.start()
-    env = {key: value for key, value in os.environ.items() if not key.startswith("OTEL_")}
-    example = subprocess.Popen(
-        [sys.executable, str(DOCS / "examples" / "prometheus")],
-        env={**env, "NATS_URL": server.url, "OTEL_EXPORTER_PROMETHEUS_PORT": "0"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        url = example.stdout.readline().split()[-1]
-        text = scrape(url)
-        deadline = time.monotonic() + TIMEOUT
-        awaited = [*(f"\n{name}{{" for name in sample_names(documented_names())), 'error_type="ValueError"']
-        while not all(each in text for each in awaited):
-            assert time.monotonic() < deadline, text
-            time.sleep(0.05)
-            text = scrape(url)
-        yield text
-        example.send_signal(signal.SIGINT)
-        _, errors = example.communicate(timeout=10)
-        assert (example.returncode, errors) == (0, "")
-    finally:
-        if example.poll() is None:
-            example.kill()
-            example.communicate()
-        server.close()
-
-
-def scrape(url: str) -> str:
-    with urlopen(url, timeout=5) as response:
-        return response.read().decode()
+    awaited = [*(f"\n{name}{{" for name in sample_names(documented_names())), 'error_type="ValueError"', "NoResponders"]
+    with Shop() as example:
+        yield example.wait_for(lambda text: all(each in text for each in awaited))
+        example.end(signal.SIGINT)
 
 
 class TestExample:
@@ -124,26 +93,56 @@ class TestExample:
         assert bounds == {*(str(bound) for bound in BUCKETS), "+Inf"}
 
     def test_makes_all_of_it_happen(self, scraped: str):
-        def value(name: str, **having: str) -> float:
-            return sum(
-                sample.value
-                for family in text_string_to_metric_families(scraped)
-                for sample in family.samples
-                if sample.name == name and having.items() <= sample.labels.items()
-            )
-
-        assert value("nats_client_connections", nats_client_connection_state="connected") == 1
-        assert value("nats_client_connections") == 1
-        assert value("nats_client_active_subscriptions") == 3
-        assert value("nats_client_pending_messages") == 5
-        assert value("nats_client_pending_bytes") == 5 * len(b"alive")
+        assert value(scraped, "nats_client_connections", nats_client_connection_state="connected") == 1
+        assert value(scraped, "nats_client_connections") == 1
+        assert value(scraped, "nats_client_active_subscriptions") == 3
+        assert value(scraped, "nats_client_pending_messages") == 5
+        assert value(scraped, "nats_client_pending_bytes") == 5 * len(b"alive")
         # The program goes on while it is scraped: what is read later may have one more.
-        drops = value("nats_client_messages_dropped_total", messaging_destination_name="heartbeats")
-        assert drops == value("nats_client_messages_dropped_total")
-        assert 0 < drops <= value("nats_client_async_errors_total", error_type="nats.errors.SlowConsumerError")
-        assert value("nats_client_async_errors_total", error_type="ValueError") > 0
-        assert value("messaging_process_duration_seconds_count", error_type="ValueError") > 0
-        assert value("nats_jetstream_redeliveries_total", messaging_nats_jetstream_consumer="billing") > 0
+        drops = value(scraped, "nats_client_messages_dropped_total", messaging_destination_name="heartbeats")
+        assert drops == value(scraped, "nats_client_messages_dropped_total")
+        assert 0 < drops <= value(scraped, "nats_client_async_errors_total", error_type="nats.errors.SlowConsumerError")
+        assert value(scraped, "nats_client_async_errors_total", error_type="ValueError") > 0
+        assert value(scraped, "messaging_process_duration_seconds_count", error_type="ValueError") > 0
+        assert value(scraped, "nats_jetstream_redeliveries_total", messaging_nats_jetstream_consumer="billing") > 0
+        refused = {"error_type": "nats.errors.NoRespondersError", "messaging_destination_name": "discounts"}
+        assert value(scraped, "messaging_client_operation_duration_seconds_count", **refused) > 0
+
+    def test_has_a_service_name(self, scraped: str):
+        assert value(scraped, "target_info", service_name="shop") == 1
+
+    def test_survives_the_loss_of_its_server_and_of_what_was_stored(self):
+        server = NatsServer()
+        server.start()
+        try:
+            with Shop(NATS_URL=server.url, OTEL_SERVICE_NAME="other") as example:
+                text = example.wait_for(lambda text: delivered(text) > 3)
+                assert value(text, "target_info", service_name="other") == 1
+                server.kill()
+                example.wait_for(lambda text: connected(text) == 0)
+                server.start()
+                example.wait_for(connected)
+                server.delete_streams()
+                before = delivered(example.scrape())
+                example.wait_for(lambda text: delivered(text) > before + 5)
+                server.kill()
+                example.wait_for(lambda text: connected(text) == 0)
+                example.end(signal.SIGTERM)
+        finally:
+            server.close()
+
+    def test_ends_although_it_never_found_its_server(self):
+        with Shop(NATS_URL="nats://127.0.0.1:1") as example:
+            example.wait_for(lambda text: value(text, "target_info"))
+            example.end(signal.SIGTERM)
+
+
+def connected(text: str) -> float:
+    return value(text, "nats_client_connections", nats_client_connection_state="connected")
+
+
+def delivered(text: str) -> float:
+    return value(text, "nats_jetstream_delivery_latency_seconds_count")
 
 
 # -- the documentation ------------------------------------------------------------------------------------------------
@@ -168,14 +167,17 @@ class TestDocumentation:
         [text] = re.findall(r"\*\*Buckets\.\*\* .*?: (.*?) seconds\.", read("metrics.md"), re.S)
         assert [float(bound) for bound in re.split(r",\s+| and ", text)] == list(BUCKETS)
 
-    def test_lists_every_alert(self):
-        listed = re.findall(r"^\| `(Nats\w+)` \|", read("metrics.md"), re.M)
-        assert listed == [rule["alert"] for rule in rules()]
+    def test_lists_every_alert_with_its_runbook(self):
+        listed = re.findall(r"^\| `(Nats\w+)` \| [^|]+ \| (.*) \|$", read("alerts/index.md"), re.M)
+        assert listed == [(rule["alert"], rule["annotations"]["runbook"]) for rule in rules()]
+
+    @pytest.mark.parametrize("page", ["metrics.md", "alerts/index.md"])
+    def test_downloads_exist(self, page: str):
+        links = re.findall(r"\{download\}`[^<]*<([^>]+)>`", read(page))
+        assert links and all((DOCS / page).parent.joinpath(link).is_file() for link in links)
 
     def test_is_linked_from_the_index(self):
         assert "(metrics.md)" in read("index.md")
-        for link in re.findall(r"\{download\}`[^<]*<([^>]+)>`", read("metrics.md")):
-            assert (DOCS / link).is_file()
 
 
 # -- queries ----------------------------------------------------------------------------------------------------------
@@ -239,12 +241,12 @@ class TestAlerts:
     @pytest.mark.parametrize("rule", rules(), ids=[rule["alert"] for rule in rules()])
     def test_ask_for_what_is_exported(self, rule: dict[str, Any]):
         query = Query(rule["expr"])
-        assert query.metrics <= sample_names(documented_names())
+        assert query.metrics <= sample_names(documented_names()) | OF_PROMETHEUS
         texts = [*rule["annotations"].values(), *rule["labels"].values()]
         for text in texts:
             assert set(re.findall(r"\$labels\.(\w+)", text)) <= query.result, text
         assert set(rule) <= {"alert", "expr", "for", "labels", "annotations"}
-        assert set(rule["annotations"]) == {"summary", "description"}
+        assert set(rule["annotations"]) == {"summary", "description", "runbook"}
 
     def test_of_messaging_metrics_are_about_nats_only(self):
         for rule in rules():
@@ -296,3 +298,8 @@ class TestDashboard:
             assert not cells & taken, panel["title"]
             assert all(x < 24 for x, _ in cells)
             taken |= cells
+
+    def test_picture_is_of_these_panels(self):
+        drawn = re.findall(r">([^<>]+)</text>", read("dashboards/dashboard.svg"))
+        for panel in self.dashboard["panels"]:
+            assert panel["title"] in drawn, "`tox -e dashboard` draws it again"

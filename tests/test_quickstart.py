@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -77,10 +78,12 @@ class TestTyped:
         assert tree(spans) == TREE
         measured = {metric.name for metric in collector.metrics if "telemetry.auto.version" not in metric.resource}
         assert {"messaging.client.operation.duration", "messaging.process.duration"} <= measured
+        assert {span.service for span in spans} == {"orders"}
+        if not find_spec("opentelemetry.instrumentation.logging.handler"):
+            return  # older releases leave the handler to the program
         [process] = [span for span in spans if span.name == "process orders.*.created"]
         told = [record for record in collector.records if record.span_id.hex() == process.span_id]
         assert [record.body.string_value for record in told] == ["orders.8812.created costs 9.90"]
-        assert {span.service for span in spans} == {"orders"}
 
     def test_draws_the_tree_that_it_makes(self) -> None:
         drawn = re.search(r"```text\n(connect localhost:4222 .*?)```", PAGE.read_text(encoding="utf-8"), re.S)
@@ -93,6 +96,7 @@ class TestTyped:
 class TestSomethingIsMissing:
     """The rows of the page's table of troubles."""
 
+    @pytest.mark.skipif(bool(find_spec("opentelemetry.exporter.otlp.proto.grpc")), reason="here it is not missing")
     def test_the_default_exporter(self, tmp_path: Path) -> None:
         def default(text: str) -> str:
             return text.replace(" --metrics_exporter none --logs_exporter none", "")
@@ -110,7 +114,7 @@ class TestSomethingIsMissing:
             OTEL_EXPORTER_OTLP_TIMEOUT="1",
         )["collector"]
         assert told.stderr.startswith(LINE)
-        assert "Failed to export" in told.stderr
+        assert re.search("Failed to export|Exception while exporting", told.stderr)
 
     def test_the_server(self, tmp_path: Path) -> None:
         def impatient(text: str) -> str:

@@ -20,7 +20,8 @@ PACKAGE = package.__name__
 STOREYS = (
     ("version", "package", "environment_variables", "_incoming", "_providers", "_subjects", "_texts", "_tokens"),
     ("_faults",),
-    ("_options", "_learning"),
+    ("_values", "_learning"),
+    ("_options",),
     ("_attributes",),
     ("_naming", "_bounds"),
     ("_propagation", "_series"),

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest, ExportLogsServiceResponse
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
     ExportMetricsServiceResponse,
@@ -111,7 +112,7 @@ class ReceivedMetric:
     """One export of a metric.
 
     Attributes:
-        kind: `sum`, `gauge` or `histogram`.
+        kind: `sum`, `gauge`, `histogram` or `exponential_histogram`.
         points: Attributes and value of each data point.
     """
 
@@ -123,18 +124,40 @@ class ReceivedMetric:
     resource: Attributes
 
 
+@dataclass(frozen=True)
+class ReceivedLog:
+    """A log record, ids as hex, empty without a span.
+
+    Attributes:
+        event: The name of the event that it is, or an empty string.
+        severity: The text of its severity.
+        resource: The attributes of its resource.
+    """
+
+    body: Any
+    event: str
+    severity: str
+    trace_id: str
+    span_id: str
+    attributes: Attributes
+    scope: Scope
+    resource: Attributes
+
+
 @dataclass
 class OtlpReceiver:
-    """Receives traces and metrics as protobuf, compressed or not; use it as a context manager.
+    """Receives traces, metrics and logs as protobuf, compressed or not; use it as a context manager.
 
     Attributes:
         spans: All spans so far, in the order of their arrival.
         metrics: All exports of metrics so far, in the order of their arrival.
+        logs: All log records so far, likewise.
         faults: What could not be taken in, and why.
     """
 
     spans: list[ReceivedSpan] = field(default_factory=list)
     metrics: list[ReceivedMetric] = field(default_factory=list)
+    logs: list[ReceivedLog] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
     def __enter__(self) -> OtlpReceiver:
@@ -214,6 +237,11 @@ class OtlpReceiver:
             with self._changed:
                 self.metrics += metrics
                 self._changed.notify_all()
+        elif path == "/v1/logs":
+            logs, answer = _logs(ExportLogsServiceRequest.FromString(body)), ExportLogsServiceResponse()
+            with self._changed:
+                self.logs += logs
+                self._changed.notify_all()
         else:
             return None
         return answer.SerializeToString()
@@ -278,6 +306,25 @@ def _span(span: Span, scope: Scope, resource: Attributes) -> ReceivedSpan:
     )
 
 
+def _logs(request: ExportLogsServiceRequest) -> list[ReceivedLog]:
+    return [
+        ReceivedLog(
+            body=_value(log.body),
+            event=log.event_name,
+            severity=log.severity_text,
+            trace_id=log.trace_id.hex(),
+            span_id=log.span_id.hex(),
+            attributes=_attributes(log.attributes),
+            scope=Scope(scoped.scope.name, scoped.scope.version, scoped.schema_url),
+            resource=resource,
+        )
+        for resource_logs in request.resource_logs
+        for resource in [_attributes(resource_logs.resource.attributes)]
+        for scoped in resource_logs.scope_logs
+        for log in scoped.log_records
+    ]
+
+
 def _metrics(request: ExportMetricsServiceRequest) -> list[ReceivedMetric]:
     return [
         _metric(metric, Scope(scoped.scope.name, scoped.scope.version, scoped.schema_url), resource)
@@ -297,6 +344,8 @@ def _metric(metric: Metric, scope: Scope, resource: Attributes) -> ReceivedMetri
 def _point_value(point: Any) -> int | float | ReceivedHistogram:
     if "explicit_bounds" in point.DESCRIPTOR.fields_by_name:
         return ReceivedHistogram(point.count, point.sum, list(point.explicit_bounds), list(point.bucket_counts))
+    if "scale" in point.DESCRIPTOR.fields_by_name:  # its buckets are not for reading
+        return ReceivedHistogram(point.count, point.sum, [], [])
     return getattr(point, point.WhichOneof("value"))
 
 

@@ -49,12 +49,12 @@ from opentelemetry.instrumentation.nats._options import (
     OutgoingMessage,
     PublishHook,
     read_options,
-    read_provider,
 )
 from opentelemetry.instrumentation.nats._origins import Origin
 from opentelemetry.instrumentation.nats._propagation import extract
 from opentelemetry.instrumentation.nats._providers import suppressed
 from opentelemetry.instrumentation.nats._telemetry import Telemetry
+from opentelemetry.instrumentation.nats._values import read_provider
 from opentelemetry.instrumentation.nats.package import _instruments  # pyright: ignore[reportPrivateUsage] (contrib's name)
 from opentelemetry.trace import INVALID_SPAN, Span, get_current_span
 

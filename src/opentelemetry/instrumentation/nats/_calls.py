@@ -108,7 +108,8 @@ def current_call() -> Call | None:
 def own_mark() -> Mark:
     """Returns the mark of the running task. Who sets its `call` also sets it to None again, when the call is over."""
     mark = get_mark()
-    # As `mark.is_ours` does, without the time that calling it takes: each call of the user's comes here.
+    # As `mark.is_ours` does: to call it would be 12 instructions for each method that a call goes through, 1.5 % of a
+    # recorded `kv.get`.
     if mark is None or mark.thread != get_ident() or mark.task != id(task_of(mark.loop)):
         mark = Mark()
         _mark.set(mark)

@@ -1,24 +1,25 @@
 # Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The options of `NatsInstrumentor().instrument()`: their types, where they come from, and what a bad one becomes.
-
-A keyword beats its environment variable, which beats the default. Nothing here raises: an instrumentor that raises
-stops every later one from loading, so a bad value is a warning that names the option, and then the default.
-"""
+"""The options of `NatsInstrumentor().instrument()`: their types, and where they come from."""
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from fnmatch import translate
-from logging import getLogger
-from os import environ
 from typing import Any, NamedTuple, Protocol, TypedDict, cast
 
 from opentelemetry.instrumentation.nats._subjects import SubjectPatterns
+from opentelemetry.instrumentation.nats._values import (
+    read_count,
+    read_flag,
+    read_hook,
+    read_patterns,
+    read_strings,
+    warn_unknown,
+)
 from opentelemetry.instrumentation.nats.environment_variables import (
     OTEL_INSTRUMENTATION_MESSAGING_EXPERIMENTAL_HEADERS_EXCLUDED,
     OTEL_INSTRUMENTATION_MESSAGING_EXPERIMENTAL_HEADERS_INCLUDED,
@@ -33,13 +34,7 @@ from opentelemetry.instrumentation.nats.environment_variables import (
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import Span, TracerProvider
 
-_logger = getLogger(__name__)
-
-SUBJECT_NAMES = 50
-"""The default of `subject_names`."""
-
-_TRUE = frozenset({"true", "1", "yes", "on"})
-_FALSE = frozenset({"false", "0", "no", "off"})
+_SUBJECT_NAMES = 50
 
 # Keywords of `BaseInstrumentor.instrument()` itself. Its releases 0.51b0 and 0.52b0 pass the first one on to us.
 _BASE_CLASS_OPTIONS = frozenset({"raise_exception_on_conflict", "skip_dep_check"})
@@ -130,7 +125,7 @@ class NatsConfiguration:
             if name in known:
                 setattr(self, name, value)
             else:
-                _warn_unknown(name)
+                warn_unknown(name)
 
 
 class HeaderSelection:
@@ -189,133 +184,28 @@ def read_options(given: Mapping[str, Any]) -> Options:
         The options; a bad value was logged as a warning and replaced by its default.
     """
     for name in given.keys() - InstrumentOptions.__annotations__.keys() - _BASE_CLASS_OPTIONS:
-        _warn_unknown(name)
+        warn_unknown(name)
     return Options(
-        publish_hook=cast("PublishHook | None", _hook(given, "publish_hook")),
-        consume_hook=cast("ConsumeHook | None", _hook(given, "consume_hook")),
-        use_span_links=_flag(given, "use_span_links", OTEL_PYTHON_NATS_USE_SPAN_LINKS),
-        excluded_subjects=_patterns(given, "excluded_subjects", OTEL_PYTHON_NATS_EXCLUDED_SUBJECTS),
-        propagation_excluded_subjects=_patterns(
+        publish_hook=cast("PublishHook | None", read_hook(given, "publish_hook")),
+        consume_hook=cast("ConsumeHook | None", read_hook(given, "consume_hook")),
+        use_span_links=read_flag(given, "use_span_links", OTEL_PYTHON_NATS_USE_SPAN_LINKS),
+        excluded_subjects=read_patterns(given, "excluded_subjects", OTEL_PYTHON_NATS_EXCLUDED_SUBJECTS),
+        propagation_excluded_subjects=read_patterns(
             given, "propagation_excluded_subjects", OTEL_PYTHON_NATS_PROPAGATION_EXCLUDED_SUBJECTS
         ),
-        subject_templates=_patterns(given, "subject_templates", OTEL_PYTHON_NATS_SUBJECT_TEMPLATES),
-        subject_names=_count(given, "subject_names", OTEL_PYTHON_NATS_SUBJECT_NAMES, SUBJECT_NAMES),
+        subject_templates=read_patterns(given, "subject_templates", OTEL_PYTHON_NATS_SUBJECT_TEMPLATES),
+        subject_names=read_count(given, "subject_names", OTEL_PYTHON_NATS_SUBJECT_NAMES, _SUBJECT_NAMES),
         headers=HeaderSelection(
-            _strings(given, "headers_included", OTEL_INSTRUMENTATION_MESSAGING_EXPERIMENTAL_HEADERS_INCLUDED)[1],
-            _strings(given, "headers_excluded", OTEL_INSTRUMENTATION_MESSAGING_EXPERIMENTAL_HEADERS_EXCLUDED)[1],
+            read_strings(given, "headers_included", OTEL_INSTRUMENTATION_MESSAGING_EXPERIMENTAL_HEADERS_INCLUDED)[1],
+            read_strings(given, "headers_excluded", OTEL_INSTRUMENTATION_MESSAGING_EXPERIMENTAL_HEADERS_EXCLUDED)[1],
         ),
-        activate_next_msg=_flag(given, "activate_next_msg", OTEL_PYTHON_NATS_ACTIVATE_NEXT_MSG),
-        record_exception_messages=_flag(
+        activate_next_msg=read_flag(given, "activate_next_msg", OTEL_PYTHON_NATS_ACTIVATE_NEXT_MSG),
+        record_exception_messages=read_flag(
             given, "record_exception_messages", OTEL_PYTHON_NATS_RECORD_EXCEPTION_MESSAGES, default=True
         ),
     )
 
 
-def read_provider(given: Mapping[str, Any], name: str, method: str) -> Any:
-    """Reads `tracer_provider` or `meter_provider`.
-
-    Args:
-        given: The keywords of `instrument()`.
-        name: The keyword.
-        method: What a provider must have.
-
-    Returns:
-        The provider; None, for the global one, if there is none or what was given is none.
-    """
-    provider = given.get(name)
-    if provider is None or hasattr(provider, method):
-        return provider
-    _warn(name, provider, "a provider", "the global one")
-    return None
-
-
-def _hook(given: Mapping[str, Any], name: str) -> Callable[..., None] | None:
-    hook = given.get(name)
-    if hook is None:
-        return None
-    call = getattr(hook, "__call__", None)  # noqa: B004 (its type's, to see that it is no coroutine function)
-    if call is None or inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(call):
-        _warn(name, hook, "a plain function", "no hook")
-        return None
-    return hook
-
-
-def _scalar(given: Mapping[str, Any], name: str, variable: str) -> tuple[str, Any]:
-    """Returns where a value comes from, and the value; None if it is given nowhere."""
-    value = given.get(name)
-    if value is not None:
-        return name, value
-    text = environ.get(variable, "").strip()
-    return variable, text or None
-
-
-def _flag(given: Mapping[str, Any], name: str, variable: str, default: bool = False) -> bool:
-    source, value = _scalar(given, name, variable)
-    if value is None or isinstance(value, bool):
-        return default if value is None else value
-    text = str(value).strip().lower()
-    if text in _TRUE or text in _FALSE:
-        return text in _TRUE
-    _warn(source, value, "true or false", str(default).lower())
-    return default
-
-
-def _count(given: Mapping[str, Any], name: str, variable: str, default: int) -> int:
-    source, value = _scalar(given, name, variable)
-    if value is None:
-        return default
-    try:
-        count = int(value)
-    except (TypeError, ValueError, OverflowError):
-        count = -1
-    if count >= 0 and not isinstance(value, bool) and (count == value or isinstance(value, str)):
-        return count
-    _warn(source, value, "a number that is not negative", str(default))
-    return default
-
-
-def _strings(given: Mapping[str, Any], name: str, variable: str) -> tuple[str, list[str]]:
-    """Returns where the strings come from, and the strings."""
-    value = given.get(name)
-    if value is None:
-        return variable, _split(environ.get(variable, ""))
-    if isinstance(value, str):
-        return name, _split(value)
-    try:
-        strings = list(value)
-    except TypeError:
-        strings = [value]
-    good = [item for item in strings if isinstance(item, str)]
-    if len(good) != len(strings):
-        _warn(name, value, "a list of strings", "what is a string in it")
-    return name, good
-
-
-def _split(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _patterns(given: Mapping[str, Any], name: str, variable: str) -> SubjectPatterns:
-    source, strings = _strings(given, name, variable)
-    good: list[str] = []
-    for pattern in strings:
-        try:
-            SubjectPatterns([pattern])
-        except ValueError:
-            _warn(source, pattern, "a NATS subject pattern", "no such pattern")
-        else:
-            good.append(pattern)
-    return SubjectPatterns(good)
-
-
 def _glob_matcher(globs: Iterable[str]) -> Callable[[str], re.Match[str] | None] | None:
     expressions = [translate(glob.lower()) for glob in globs]
     return re.compile("|".join(expressions)).match if expressions else None
-
-
-def _warn_unknown(name: str) -> None:
-    _logger.warning("nats instrumentation: unknown option %s is ignored", name)
-
-
-def _warn(source: str, value: object, expected: str, instead: str) -> None:
-    _logger.warning("nats instrumentation: %s is %r, not %s; %s is used", source, value, expected, instead)

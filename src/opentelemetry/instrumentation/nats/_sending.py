@@ -22,7 +22,7 @@ from opentelemetry.instrumentation.nats._telemetry import Failure, Telemetry
 from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
 from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanContext, SpanKind
 
-SHORT_SUBJECTS = 1000
+_SHORT_SUBJECTS = 1000
 """Characters of a subject and reply subject beside which the control line has room for headers unmeasured."""
 
 _BODY_SIZE = messaging.MESSAGING_MESSAGE_BODY_SIZE
@@ -156,7 +156,7 @@ def inject(room: HeaderRoom, context: Context, size: int, headers: Any, subject:
         What to give to nats-py as headers.
     """
     try:
-        if headers is None and size <= room.ample and len(subject) + len(reply) <= SHORT_SUBJECTS:
+        if headers is None and size <= room.ample and len(subject) + len(reply) <= _SHORT_SUBJECTS:
             return write_context(context) or None
         if not room.supported:
             return headers

@@ -18,6 +18,9 @@ from operator import add
 # The usual token is short and has neither a digit nor a sign of an address: one scan in C spares it the rest.
 _SUSPECT = re.compile(r"\d|[%@=:]|.{15}").search
 
+# Nobody's word; and what a stranger sends can't keep the patterns busy.
+_LONGEST_WORD = 128
+
 # Without a separator.
 _ID = re.compile(
     r"\d+"
@@ -95,10 +98,12 @@ def looks_generated(token: str) -> bool:
         True for numbers, dates, times, telephone numbers; hexadecimal of 8 or more with a digit, or after `0x`; UUIDs,
         ULIDs, NUIDs, NanoIDs, other base62 of 20 or more, base32 and base64; e-mail, MAC and IP addresses; pods of
         Kubernetes; digits in runs of four and more; and what has a number of two digits and more, hexadecimal of six,
-        or letters and digits in turns, beside a separator (`tenant-42`).
+        or letters and digits in turns, beside a separator (`tenant-42`). Whatever has more than 128 characters, too.
     """
     if not _SUSPECT(token):
         return False
+    if len(token) > _LONGEST_WORD:
+        return True
     if token.isalnum():
         if _ID(token):
             return True

@@ -15,9 +15,8 @@ from opentelemetry.instrumentation.nats._delivering import handled_reply
 from opentelemetry.instrumentation.nats._faults import FAULTS
 from opentelemetry.instrumentation.nats._headers import chosen
 from opentelemetry.instrumentation.nats._patches._keeping import connection_of
-from opentelemetry.instrumentation.nats._propagation import write_context
 from opentelemetry.instrumentation.nats._providers import suppressed
-from opentelemetry.instrumentation.nats._sending import SHORT_SUBJECTS, Send, inject
+from opentelemetry.instrumentation.nats._sending import Send, inject
 from opentelemetry.instrumentation.nats._telemetry import Telemetry
 from opentelemetry.instrumentation.nats._texts import cut
 from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
@@ -135,11 +134,7 @@ def _inner_publish(telemetry: Telemetry, original: Callable[..., Any]) -> Callab
                     if call.injects and (not withholds or telemetry.naming.carries_context(subject)):
                         prototype = call.prototype
                         room = connection_of(telemetry, self).room if prototype is None else prototype.room
-                        if headers is None and size <= room.ample and len(subject) + len(reply) <= SHORT_SUBJECTS:
-                            # As `inject` does, without the time that calling it takes: most messages come here.
-                            headers = write_context(context) or None
-                        else:
-                            headers = inject(room, context, size, headers, subject, reply)
+                        headers = inject(room, context, size, headers, subject, reply)
                     if shows and isinstance(call, Send) and not call.shown:
                         call.shown = True
                         call.show(subject, reply, headers, size)
