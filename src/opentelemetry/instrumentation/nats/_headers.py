@@ -162,11 +162,14 @@ def _with_ours(
     if not data:
         return [*staying, *ours.items()]
     theirs = {name.lower(): value for name, value in data}
-    kept = [item for item in staying if item[0].lower() != BAGGAGE or item not in data]
+    baggage = theirs.get(BAGGAGE, "")
+    # What is no baggage goes as it was written.
+    merges = bool(baggage) and baggage.isascii() and baggage.isprintable()
+    kept = [item for item in staying if not (merges and item[0].lower() == BAGGAGE)]
     for name, value in ours.items():
         lower = name.lower()
-        if lower == BAGGAGE and lower in theirs:
-            kept.append((name, _merge_baggage(value, theirs[lower])))
+        if lower == BAGGAGE and merges:
+            kept.append((name, _merge_baggage(value, baggage)))
         elif lower not in theirs:
             kept.append((name, value))
     return kept
