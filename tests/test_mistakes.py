@@ -1,0 +1,205 @@
+# Copyright The OpenTelemetry Authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What programs and environments do that nobody planned for: odd providers, many `instrument()`, lost connections."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from nats.aio.client import Client
+from nats.errors import OutboundBufferLimitError
+
+from opentelemetry.instrumentation.nats import NatsInstrumentor
+from opentelemetry.instrumentation.nats._telemetry import Telemetry as OurTelemetry
+from opentelemetry.metrics import MeterProvider
+from opentelemetry.sdk.metrics import MeterProvider as SdkMeterProvider
+from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader
+from support.server import NatsServer
+from support.spans import assert_span
+from support.telemetry import Telemetry
+from support.waiting import eventually, flush
+from support.wire import Wire
+
+Connect = Callable[..., Awaitable[Client]]
+ServerFactory = Callable[..., NatsServer]
+Unique = Callable[[str], str]
+
+
+@dataclass
+class Unhashable(MeterProvider):
+    """As any plain dataclass: it has an `__eq__`, so no hash."""
+
+    inner: Any
+
+    def get_meter(self, *args: Any, **kwargs: Any) -> Any:
+        return self.inner.get_meter(*args, **kwargs)
+
+
+class Slotted:
+    """Takes no weak reference."""
+
+    __slots__ = ("inner",)
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def get_meter(self, *args: Any, **kwargs: Any) -> Any:
+        return self.inner.get_meter(*args, **kwargs)
+
+
+class TestMeterProviders:
+    @pytest.mark.parametrize("kind", [Unhashable, Slotted])
+    async def test_of_any_make_are_used_and_read_on_after_another_instrument(
+        self, telemetry: Telemetry, connect: Connect, unique: Unique, kind: Callable[[Any], Any]
+    ):
+        reader = InMemoryMetricReader()
+        provider = kind(SdkMeterProvider([reader], shutdown_on_exit=False))
+        subject = unique("orders")
+        for _ in range(2):
+            telemetry.instrument(meter_provider=provider)
+            nc = await connect()
+            await nc.publish(subject)
+            await nc.close()
+        data = reader.get_metrics_data()
+        metrics = [metric for each in data.resource_metrics for scope in each.scope_metrics for metric in scope.metrics]
+        (sent,) = [metric for metric in metrics if metric.name == "messaging.client.sent.messages"]
+        assert sum(point.value for point in sent.data.data_points) == 2
+
+
+async def test_instrumenting_again_and_again_keeps_nothing(telemetry: Telemetry):
+    telemetry.uninstrument()
+    gc.collect()
+    before = sum(isinstance(each, OurTelemetry) for each in gc.get_objects())
+    for _ in range(20):
+        telemetry.instrument()
+        NatsInstrumentor().uninstrument()
+    gc.collect()
+    assert sum(isinstance(each, OurTelemetry) for each in gc.get_objects()) <= before
+
+
+class TestExcludedMessagesOfABatch:
+    @pytest.mark.instrument(excluded_subjects=["*.secret.>"])
+    async def test_leave_no_link_no_count_and_no_latency(self, telemetry: Telemetry, nc: Client, unique: Unique):
+        js = nc.jetstream()
+        stream = unique("orders")
+        await js.add_stream(name=stream, subjects=[f"{stream}.>"])
+        with telemetry.tracer.start_as_current_span("request"):
+            await js.publish(f"{stream}.secret.one", b"1")
+            await js.publish(f"{stream}.open", b"2")
+        sub = await js.pull_subscribe(f"{stream}.>", "worker")
+        telemetry.clear()
+        messages = await sub.fetch(2, timeout=5)
+        assert len(messages) == 2
+        (receive,) = telemetry.spans()
+        assert [dict(link.attributes)["messaging.destination.name"] for link in receive.links] == [f"{stream}.open"]
+        assert receive.attributes["messaging.batch.message_count"] == 1
+        (latency,) = telemetry.metric("nats.jetstream.delivery.latency").values()
+        assert isinstance(latency, HistogramDataPoint)
+        assert latency.count == 1
+        assert sum(telemetry.metric("messaging.client.consumed.messages").values()) == 1
+
+    @pytest.mark.instrument(excluded_subjects=["*.secret.>"])
+    async def test_alone_leave_nothing_at_all(self, telemetry: Telemetry, nc: Client, unique: Unique):
+        js = nc.jetstream()
+        stream = unique("orders")
+        await js.add_stream(name=stream, subjects=[f"{stream}.>"])
+        await js.publish(f"{stream}.secret.one", b"1")
+        sub = await js.pull_subscribe(f"{stream}.>", "worker")
+        telemetry.clear()
+        (msg,) = await sub.fetch(1, timeout=5)
+        await msg.ack()
+        assert telemetry.spans() == []
+        assert telemetry.metric("messaging.client.consumed.messages") == {}
+
+
+class TestALostConnection:
+    async def _fill(self, nc: Client, server: NatsServer) -> int:
+        server.stop()
+        await eventually(lambda: nc.is_reconnecting)
+        for count in range(10_000):
+            try:
+                await nc.publish("orders", b"0123456789")
+            except OutboundBufferLimitError:
+                return count
+        raise AssertionError("the buffer has no end")
+
+    async def test_leaves_most_of_the_buffer_to_the_program(
+        self, telemetry: Telemetry, server_factory: ServerFactory, connect: Connect
+    ):
+        """Headers count too: with ours on every message a fifth of the messages would fit."""
+        size = 20_000
+        server = server_factory()
+        nc = await connect(server, pending_size=size, max_reconnect_attempts=-1)
+        telemetry.uninstrument()
+        bare = await self._fill(nc, server)
+        telemetry.instrument()
+        server.start()
+        other = await connect(server, pending_size=size, max_reconnect_attempts=-1)
+        filled = await self._fill(other, server)
+        server.start()
+        await eventually(lambda: nc.is_connected and other.is_connected, 10)
+        assert filled > bare / 2
+
+    async def test_that_comes_back_carries_contexts_again(
+        self, telemetry: Telemetry, server_factory: ServerFactory, connect: Connect, unique: Unique
+    ):
+        server = server_factory()
+        nc = await connect(server, pending_size=20_000, max_reconnect_attempts=-1)
+        await self._fill(nc, server)
+        server.start()
+        await eventually(lambda: nc.is_connected, 10)
+        await flush(nc)
+        subject = unique("orders")
+        async with Wire(server.url) as wire:
+            await wire.subscribe(subject)
+            await nc.publish(subject)
+            assert [line.partition(":")[0] for line in (await wire.frame()).header_lines] == ["traceparent"]
+
+
+class TestErrorCodes:
+    async def test_that_remotes_choose_make_no_series_without_end(
+        self, telemetry: Telemetry, connect: Connect, nats_server: NatsServer, unique: Unique
+    ):
+        """As short-lived clients do whom a hostile service answers: each of them meets codes that nobody has met."""
+        subject = unique("prices")
+        number = 0
+
+        async def answer(wire: Wire) -> None:
+            nonlocal number
+            while True:
+                frame = await wire.frame()
+                number += 1
+                headers = f"Nats-Service-Error: no\r\nNats-Service-Error-Code: c{number}\r\n"
+                await wire.publish(frame.reply, headers=headers.encode())
+
+        async with Wire(nats_server.url) as wire:
+            await wire.subscribe(subject)
+            answering = asyncio.ensure_future(answer(wire))
+            for _ in range(6):
+                nc = await connect()
+                for _ in range(40):
+                    await nc.request(subject, timeout=5)
+                await nc.close()
+            answering.cancel()
+        assert number == 240
+        assert len(telemetry.metric("messaging.client.operation.duration")) <= 110
+
+    async def test_are_cut(self, telemetry: Telemetry, nc: Client, nats_server: NatsServer, unique: Unique):
+        subject = unique("prices")
+        async with Wire(nats_server.url) as wire:
+            await wire.subscribe(subject)
+            request = asyncio.ensure_future(nc.request(subject, timeout=5))
+            frame = await wire.frame()
+            lines = f"Nats-Service-Error: {'e' * 50_000}\r\nNats-Service-Error-Code: {'c' * 50_000}\r\n"
+            await wire.publish(frame.reply, headers=lines.encode())
+            await request
+        span = telemetry.span(f"request {subject}")
+        assert_span(span, status=(span.status.status_code, span.attributes["messaging.nats.service.error"]))
+        for name in ("messaging.nats.service.error", "messaging.nats.service.error_code", "error.type"):
+            assert len(span.attributes[name]) == 1024
