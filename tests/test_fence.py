@@ -193,6 +193,11 @@ THEIRS = {"original", "inner", "handler", "callback", "put", "_step", "found"}
 
 # ... and these of ours, each a fence of its own, or nothing that can fail.
 FENCED = {
+    "idle",
+    "_wants_publish",
+    "own_mark",
+    "get_current",
+    "suppressed",
     "report",
     "lost",
     "finish",

@@ -381,7 +381,8 @@ class TestRememberedContexts:
     def test_are_bounded_whatever_a_message_has(self):
         headers = {f"x-{number}": "v" * 1000 for number in range(10_000)}
         headers |= {"traceparent": f"00-{1:032x}-{2:016x}-01", "baggage": "a=" + "b" * 8000}
-        for made in (note_of(headers, 2), note_of({"traceparent": headers["traceparent"]}, 2), note_of(None, None)):
+        context = SpanContext(1, 2, is_remote=True)
+        for made in (note_of(headers, context), note_of({"traceparent": "x"}, context), note_of(None, None)):
             marks = made if isinstance(made, frozenset) else {made}
             assert all(mark is None or isinstance(mark, int) for mark in marks)
             assert len(marks) <= 300

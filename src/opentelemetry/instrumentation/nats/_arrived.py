@@ -17,6 +17,7 @@ from typing import Any
 
 from opentelemetry.instrumentation.nats._incoming import in_lower_case, others_are_of_nats, single
 from opentelemetry.instrumentation.nats._propagation import configured
+from opentelemetry.trace import SpanContext
 
 TRACE_DEST = "nats-trace-dest"
 SERVER_TRACE = frozenset({TRACE_DEST, "nats-trace-hop", "nats-trace-origin-account"})
@@ -29,8 +30,11 @@ _MOST_NOTED = 256
 Note = int | frozenset[int] | None
 """The number of the span that a message came with, or that and the marks of its other headers, or nothing."""
 
-_last: ContextVar[Note] = ContextVar("opentelemetry_nats_last_received", default=None)
-_read: ContextVar[Note] = ContextVar("opentelemetry_nats_last_read", default=None)
+Notes = Note | frozenset[Note]
+"""That of a message, or of all messages of a batch."""
+
+_last: ContextVar[Notes] = ContextVar("opentelemetry_nats_last_received", default=None)
+_read: ContextVar[Notes] = ContextVar("opentelemetry_nats_last_read", default=None)
 
 note = _last.set
 """Notes what the running task has received."""
@@ -42,13 +46,14 @@ note_read = _read.set
 """Notes what stored message the running task has read."""
 
 
-def note_of(headers: Mapping[str, Any] | None, span_id: int | None) -> Note:
+def note_of(headers: Mapping[str, Any] | None, creation: SpanContext | None) -> Note:
     """Makes the note of a message.
 
     Args:
         headers: Its headers.
-        span_id: The number of the span that it came with; None without one.
+        creation: The context that it came with; None without one.
     """
+    span_id = None if creation is None else creation.span_id
     if not headers or (span_id is not None and len(headers) == 1):
         return span_id
     if span_id is not None and others_are_of_nats(headers) and _TRACE_DEST not in headers:
@@ -66,13 +71,13 @@ def note_of(headers: Mapping[str, Any] | None, span_id: int | None) -> Note:
 
 def note_all(notes: Iterable[Note]) -> None:
     """Notes what came in one batch."""
-    marks: set[int] = set()
-    for each in notes:
-        if isinstance(each, int):
-            marks.add(each)
-        elif each is not None:
-            marks |= each
-    note(frozenset(marks))
+    note(frozenset(notes))
+
+
+def is_noted(span_id: int) -> bool:
+    """Tells whether a span's context came with what this task received last."""
+    last = _last.get()
+    return last == span_id or (last.__class__ is frozenset and _holds(last, span_id))
 
 
 def came_with(span_id: int) -> bool:
@@ -86,5 +91,7 @@ def brought(name: str, value: str) -> bool:
     return _holds(_last.get(), mark) or _holds(_read.get(), mark)
 
 
-def _holds(noted: Note, mark: int) -> bool:
-    return noted == mark if noted is None or isinstance(noted, int) else mark in noted
+def _holds(notes: Notes, mark: int) -> bool:
+    if notes is None or isinstance(notes, int):
+        return notes == mark
+    return mark in notes or any(mark in each for each in notes if isinstance(each, frozenset))

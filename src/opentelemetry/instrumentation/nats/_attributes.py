@@ -117,15 +117,13 @@ def parse_ack_subject(reply: str | None) -> AckSubject | None:
     elif len(tokens) != 9:
         return None
     try:
-        ack = AckSubject(
-            tokens[2], tokens[3], int(tokens[4]), int(tokens[5]), int(tokens[6]), int(tokens[7]), int(tokens[8]), domain
-        )
+        count, sequence, consumer_sequence, timestamp, pending = map(int, tokens[4:9])
     except ValueError:
         return None
     # All at once: whether one of them is negative or too large. Anybody may send a message with such a reply subject.
-    if (ack.delivery_count | ack.sequence | ack.consumer_sequence | ack.timestamp | ack.pending) >> _BITS:
+    if (count | sequence | consumer_sequence | timestamp | pending) >> _BITS:
         return None
-    return ack
+    return AckSubject(tokens[2], tokens[3], count, sequence, consumer_sequence, timestamp, pending, domain)
 
 
 def header(headers: Mapping[str, Any] | None, name: str) -> str | None:

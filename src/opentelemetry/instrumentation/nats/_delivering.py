@@ -13,7 +13,7 @@ from opentelemetry import context as context_api
 from opentelemetry import trace
 from opentelemetry.context import Context, attach, get_current
 from opentelemetry.instrumentation.nats import _faults
-from opentelemetry.instrumentation.nats._arrived import came_with, note, note_of
+from opentelemetry.instrumentation.nats._arrived import Note, is_noted, note, note_of
 from opentelemetry.instrumentation.nats._attributes import Attributes
 from opentelemetry.instrumentation.nats._faults import FAULTS
 from opentelemetry.instrumentation.nats._hooks import run_consume_hook
@@ -131,13 +131,14 @@ class Delivery(Recorded):
         return f"<delivery from {self.origin!r}{', being processed' if self.span is not None else ''}>"
 
 
-def deliver(message: Any, origin: Origin, base: Context) -> tuple[Delivery, Context]:
+def deliver(message: Any, origin: Origin, base: Context, notes: list[Note] | None = None) -> tuple[Delivery, Context]:
     """Reads the creation context of a message on its way to the application, and remembers it.
 
     Args:
         message: What the application gets: a `Msg`, a KV entry, an object's info.
         origin: Where it came from.
         base: What the creation context is added to; it holds no valid span.
+        notes: Of a batch: what is to be noted of its messages, see `note_all`.
 
     Returns:
         The delivery, which is now also kept on the message, and the creation context with its baggage.
@@ -155,15 +156,22 @@ def deliver(message: Any, origin: Origin, base: Context) -> tuple[Delivery, Cont
         context = base
     if delivery is None:
         creation = None if context is base else span_context(context)
-        note(note_of(headers, None if creation is None else creation.span_id))
+        if notes is not None:
+            notes.append(note_of(headers, creation))
+        elif not headers:
+            note(None)
+        elif creation is not None and len(headers) == 1:
+            note(creation.span_id)  # as `note_of` says, without the time that calling it takes
+        else:
+            note(note_of(headers, creation))
         delivery = Delivery(origin, creation)
         try:
             setattr(message, DELIVERY, delivery)
         except AttributeError:
             pass  # a message class of the user's with slots: acknowledging it falls back to its headers
-    elif delivery.creation is not None and not came_with(delivery.creation.span_id):
+    elif delivery.creation is not None and not is_noted(delivery.creation.span_id):
         # In another task than the one that received it: a worker's, with a queue.
-        note(note_of(headers, delivery.creation.span_id))
+        note(note_of(headers, delivery.creation))
     return delivery, context
 
 

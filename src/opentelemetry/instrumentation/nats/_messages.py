@@ -53,7 +53,9 @@ def message_attributes(telemetry: Telemetry, attributes: Attributes, message: Me
         What its acknowledgement subject says, if it is a JetStream message.
     """
     subject = message.subject
-    attributes[_DESTINATION] = subject if len(subject) <= LONGEST else cut(subject)
+    if len(subject) > LONGEST:
+        subject = cut(subject)
+    attributes[_DESTINATION] = subject
     attributes[_BODY_SIZE] = len(message.data)
     headers = message.headers
     message_id = header(headers, MESSAGE_ID_HEADER) if headers and MESSAGE_ID_HEADER in headers else None

@@ -174,14 +174,14 @@ def extract(headers: Mapping[str, Any] | None, context: Context) -> Context:
     current = _configured
     if propagate.get_global_textmap() is not current.propagator:
         current = configured()
-    if TRACEPARENT in headers and (len(headers) == 1 or others_are_of_nats(headers)):
-        # By far the most messages have this one header, in this case. Propagators of other headers need not look.
-        parts, carrier, getter = current.readers, headers, ORDINARY_GETTER
-    else:
-        parts, carrier, getter = current.parts, in_lower_case(headers), GETTER
+    getter = ORDINARY_GETTER
+    parts = current.readers
+    # By far the most messages have this one header, in this case. Propagators of other headers need not look.
+    if TRACEPARENT not in headers or (len(headers) != 1 and not others_are_of_nats(headers)):
+        getter, parts, headers = GETTER, current.parts, in_lower_case(headers)
     for propagator in parts:
         try:
-            context = propagator.extract(carrier, context, getter)
+            context = propagator.extract(headers, context, getter)
         except _faults.FAULTS:
             _faults.report("reading the context of a message")
     return context

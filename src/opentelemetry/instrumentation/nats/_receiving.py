@@ -12,7 +12,7 @@ from opentelemetry import context as context_api
 from opentelemetry import trace
 from opentelemetry.context import Context, attach, get_current
 from opentelemetry.instrumentation.nats import _faults
-from opentelemetry.instrumentation.nats._arrived import Note, note_all, noted
+from opentelemetry.instrumentation.nats._arrived import Note, note_all
 from opentelemetry.instrumentation.nats._attributes import AckSubject, Attributes
 from opentelemetry.instrumentation.nats._delivering import Delivery, Describe, deliver
 from opentelemetry.instrumentation.nats._faults import FAULTS
@@ -120,13 +120,12 @@ class Receive(Observed):
             untraced: list[Delivery] = []
             acks: list[AckSubject] = []
             notes: list[Note] = []
-            told: list[Any] = []
+            naming = telemetry.naming
+            excludes = naming.excludes
             for message in messages:
-                delivery, _ = deliver(message, origin, _NO_CONTEXT)
-                notes.append(noted())
-                if telemetry.naming.excludes and telemetry.naming.excluded(message.subject):
+                delivery, _ = deliver(message, origin, _NO_CONTEXT, notes)
+                if excludes and naming.excluded(message.subject):
                     continue
-                told.append(message)
                 of_message: Attributes = {}
                 ack = message_attributes(telemetry, of_message, message)
                 if ack is not None:
@@ -136,6 +135,7 @@ class Receive(Observed):
                 else:
                     links.append(Link(delivery.creation, of_message))
             note_all(notes)
+            told = [each for each in messages if not naming.excluded(each.subject)] if excludes else messages
             if not told:
                 return
             prototype.series.count += len(told)

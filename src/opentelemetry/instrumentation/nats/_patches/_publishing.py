@@ -48,53 +48,51 @@ def make_publish(telemetry: Telemetry, original: Callable[..., Any]) -> Callable
     inner = _inner_publish(telemetry, original)
 
     async def publish(self: Any, *args: Any, **kwargs: Any) -> Any:
-        call = send = None
-        try:
-            if telemetry.listening or _wants_publish(telemetry):
-                call = own_mark().call
-                if call is None:
-                    context = get_current()
-                    subject, payload, reply, headers, rest, more = _publish_arguments(*args, **kwargs)
-                    if isinstance(subject, str) and isinstance(reply, str) and not (context and suppressed(context)):
-                        size = len(payload)
-                        connection = connection_of(telemetry, self)
-                        if not telemetry.listening:
-                            # Without an SDK there are no spans, but a trace that others record still passes through.
-                            carries = telemetry.naming.carries_context(subject) and not (
-                                headers and chosen(headers, context)
-                            )
-                        else:
-                            if context and handled_reply(context) == subject:
-                                prototype = connection.reply_prototype(subject)
-                            else:
-                                prototype = connection.publish_prototype(subject)
-                            carries = prototype.carries_context
-                            if not prototype.excluded:
-                                attributes = prototype.attributes.copy()
-                                if reply:
-                                    attributes[messaging.MESSAGING_MESSAGE_CONVERSATION_ID] = cut(reply)
-                                if prototype.shared:
-                                    attributes[messaging.MESSAGING_DESTINATION_NAME] = cut(subject)
-                                send = Send.start(prototype, attributes, context, headers, payload)
-                                context = send.context
-                                carries = send.injects
-                            elif carries and headers:
-                                carries = chosen(headers, context) is None
-                        if carries:
-                            headers = inject(connection.room, context, size, headers, subject, reply)
-                        if send is not None and telemetry.options.publish_hook is not None:
-                            send.show(subject, reply, headers, size)
-                        args, kwargs = (subject, payload, reply, headers, *rest), more
-        except TypeError:
-            # Of arguments that nats-py does not take either: it is about to say so.
-            if _are_arguments(*args, **kwargs):
-                _faults.report("preparing a message")
-        except FAULTS:
-            _faults.report("preparing a message")
+        if not telemetry.listening and not _wants_publish(telemetry):
+            return await original(self, *args, **kwargs)
+        call = own_mark().call
         if call is not None:
             return await (
                 inner(call, self, *args, **kwargs) if call.follows == "publish" else original(self, *args, **kwargs)
             )
+        context = get_current()
+        if context and suppressed(context):
+            return await original(self, *args, **kwargs)
+        send = None
+        try:
+            subject, payload, reply, headers, rest, more = _publish_arguments(*args, **kwargs)
+            if isinstance(subject, str) and isinstance(reply, str):
+                size = len(payload)
+                connection = connection_of(telemetry, self)
+                if not telemetry.listening:
+                    # Without an SDK there are no spans, but a trace that others record still passes through.
+                    carries = telemetry.naming.carries_context(subject) and not (headers and chosen(headers, context))
+                else:
+                    if context and handled_reply(context) == subject:
+                        prototype = connection.reply_prototype(subject)
+                    else:
+                        prototype = connection.publish_prototype(subject)
+                    carries = prototype.carries_context
+                    if not prototype.excluded:
+                        attributes = prototype.attributes.copy()
+                        if reply:
+                            attributes[messaging.MESSAGING_MESSAGE_CONVERSATION_ID] = cut(reply)
+                        if prototype.shared:
+                            attributes[messaging.MESSAGING_DESTINATION_NAME] = cut(subject)
+                        send = Send.start(prototype, attributes, context, headers, payload)
+                        context = send.context
+                        carries = send.injects
+                    elif carries and headers:
+                        carries = chosen(headers, context) is None
+                if carries:
+                    headers = inject(connection.room, context, size, headers, subject, reply)
+                if send is not None and telemetry.options.publish_hook is not None:
+                    send.show(subject, reply, headers, size)
+                args, kwargs = (subject, payload, reply, headers, *rest), more
+        except FAULTS as error:
+            # Arguments that nats-py does not take either are no fault: it is about to say so.
+            if not isinstance(error, TypeError) or _are_arguments(*args, **kwargs):
+                _faults.report("preparing a message")
         if send is None:
             return await original(self, *args, **kwargs)
         try:
@@ -127,8 +125,7 @@ def _inner_publish(telemetry: Telemetry, original: Callable[..., Any]) -> Callab
         if context is not None:
             try:
                 call.reply = reply
-                # A payload without a length is none: nats-py is about to say so in its own words.
-                if not subject.startswith(call.api_prefix) and hasattr(payload, "__len__"):
+                if not subject.startswith(call.api_prefix):
                     size = len(payload)
                     # Of a bucket's messages only the user's own patterns tell one subject from another.
                     if call.injects and (not withholds or telemetry.naming.carries_context(subject)):
@@ -138,8 +135,10 @@ def _inner_publish(telemetry: Telemetry, original: Callable[..., Any]) -> Callab
                     if shows and isinstance(call, Send) and not call.shown:
                         call.shown = True
                         call.show(subject, reply, headers, size)
-            except FAULTS:
-                _faults.report("preparing a message")
+            except FAULTS as error:
+                # Arguments that nats-py does not take either are no fault: it is about to say so.
+                if not isinstance(error, TypeError) or _are_arguments(subject, payload):
+                    _faults.report("preparing a message")
         return original(self, subject, payload, reply, headers, *rest, **more)
 
     return publish

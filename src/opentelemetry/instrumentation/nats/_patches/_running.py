@@ -12,7 +12,7 @@ from typing import Any
 
 from opentelemetry.context import get_current
 from opentelemetry.instrumentation.nats import _faults
-from opentelemetry.instrumentation.nats._calls import Call, Mark, current_call, own_mark
+from opentelemetry.instrumentation.nats._calls import Call, current_call, own_mark
 from opentelemetry.instrumentation.nats._faults import FAULTS
 from opentelemetry.instrumentation.nats._observing import Consumed, Reading
 from opentelemetry.instrumentation.nats._patches._replacing import Make, Row, Rows
@@ -112,26 +112,24 @@ def running(
 
     def make(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[..., Any]:
         async def run(self: Any, *args: Any, **kwargs: Any) -> Any:
-            mark: Any = None
-            outer: Any = None
-            call: Any = None
-            try:
-                if telemetry.listening or not telemetry.idle():
-                    mark = own_mark()
-                    outer = mark.call
-                    if outer is None:
-                        context = get_current()
-                        if not (context and suppressed(context)):
-                            call = start(telemetry, self, context, *args, **kwargs)
-                            if reading is not None:
-                                call.reading = reading
-                            mark.call = call
-            except FAULTS as error:
-                call = _not_started(error, mark, original, self, args, kwargs)
-            if call is None:
-                if inner is not None and outer is not None and outer.follows == followed:  # it is nats-py that calls
-                    return await inner(outer, original, self, *args, **kwargs)
+            if not telemetry.listening and telemetry.idle():
                 return await original(self, *args, **kwargs)
+            mark = own_mark()
+            call: Any = mark.call
+            if call is not None:  # it is nats-py that calls
+                if inner is not None and call.follows == followed:
+                    return await inner(call, original, self, *args, **kwargs)
+                return await original(self, *args, **kwargs)
+            context = get_current()
+            if context and suppressed(context):
+                return await original(self, *args, **kwargs)
+            try:
+                call = start(telemetry, self, context, *args, **kwargs)
+                if reading is not None:
+                    call.reading = reading
+            except FAULTS as error:
+                call = _not_started(error, original, self, args, kwargs)
+            mark.call = call
             try:
                 result = await original(self, *args, **kwargs)
             except BaseException as error:
@@ -200,18 +198,12 @@ def observing(
 
 
 def _not_started(
-    error: BaseException,
-    mark: Mark | None,
-    original: Callable[..., Any],
-    instance: Any,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> Call | None:
+    error: BaseException, original: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Call:
     """Returns the mark alone, where an operation could not be started, and reports why.
 
     Args:
         error: Why.
-        mark: The task's mark; None where not even that was found.
         original: nats-py's own function. Where it takes no such arguments either, it will say so in its own words.
         instance: What it is a method of.
         args: Its arguments.
@@ -219,10 +211,7 @@ def _not_started(
     """
     if not isinstance(error, TypeError) or _takes(original, instance, *args, **kwargs):
         _faults.report("starting an operation")
-    if mark is None:
-        return None
-    mark.call = call = Call()
-    return call
+    return Call()
 
 
 def _takes(function: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:

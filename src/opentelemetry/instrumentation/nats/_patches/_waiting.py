@@ -48,25 +48,23 @@ def receiving(
 
     def make(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[..., Any]:
         async def receive(self: Any, *args: Any, **kwargs: Any) -> Any:
-            mark: Any = None
-            call: Any = None
-            receive: Any = None
-            try:
-                if telemetry.listening or not telemetry.idle():
-                    mark = own_mark()
-                    call = mark.call
-                    if call is None:
-                        context = get_current()
-                        if context:
-                            context = before_receive(telemetry)
-                        if not suppressed(context):
-                            mark.call = receive = Receive(origin_of(telemetry, self), context)
-            except FAULTS:
-                _faults.report("starting a receive")
-            if receive is None:
-                if inner is not None and call is not None and call.follows == followed:  # it is nats-py that calls
+            if not telemetry.listening and telemetry.idle():
+                return await original(self, *args, **kwargs)
+            mark = own_mark()
+            call = mark.call
+            if call is not None:  # it is nats-py that calls
+                if inner is not None and call.follows == followed:
                     return await inner(call, original, self, *args, **kwargs)
                 return await original(self, *args, **kwargs)
+            context = get_current()
+            if context and suppressed(context):
+                return await original(self, *args, **kwargs)
+            try:
+                receive = Receive(origin_of(telemetry, self), before_receive(telemetry) if context else context)
+            except FAULTS:
+                _faults.report("starting a receive")
+                return await original(self, *args, **kwargs)
+            mark.call = receive
             try:
                 message = await original(self, *args, **kwargs)
             except BaseException as error:
