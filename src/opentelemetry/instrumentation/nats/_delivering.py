@@ -156,14 +156,14 @@ def deliver(message: Any, origin: Origin, base: Context, notes: list[Note] | Non
         context = base
     if delivery is None:
         creation = None if context is base else span_context(context)
-        if notes is not None:
-            notes.append(note_of(headers, creation))
-        elif not headers:
-            note(None)
-        elif creation is not None and len(headers) == 1:
-            note(creation.span_id)  # as `note_of` says, without the time that calling it takes
+        made: Note = None
+        if headers:
+            # As `note_of` says, without the time that calling it takes: most messages have one header.
+            made = creation.span_id if creation is not None and len(headers) == 1 else note_of(headers, creation)
+        if notes is None:
+            note(made)
         else:
-            note(note_of(headers, creation))
+            notes.append(made)
         delivery = Delivery(origin, creation)
         try:
             setattr(message, DELIVERY, delivery)
