@@ -23,7 +23,7 @@ from pathlib import Path
 
 import pytest
 
-from support.deployment import DEPLOY, ROOT, dockerfile, services
+from support.deployment import DEPLOY, ROOT, dockerfile, load, services
 from support.otlp import OtlpReceiver, ReceivedSpan
 from support.rotel import Rotel
 from support.server import find_server
@@ -209,6 +209,13 @@ def test_an_order_is_one_trace_through_the_whole_stack(stack: Stack):
     # The log has the trace ids, and stays readable.
     ids = set(re.findall(r"trace_id=(\w{32})", out["billing"][1]))
     assert ids and ids <= {span.trace_id for span in stack.receiver.spans}
+    # Each policy of tail sampling that asks for an attribute finds spans that have it.
+    for policy in load(DEPLOY / "collector" / "collector.yaml")["processors"]["tail_sampling"]["policies"]:
+        settings = policy[policy["type"]]
+        if "key" in settings:
+            found = {span.attributes.get(settings["key"]) for span in stack.receiver.spans} - {None}
+            wanted = set(settings.get("values", [])) or {value for value in found if value >= settings["min_value"]}
+            assert wanted and wanted <= found, policy["name"]
     # The metrics came by the same way, and say at last that the connections are closed.
     last = {metric.resource["service.name"]: metric for metric in stack.receiver.metrics if metric.name == CONNECTIONS}
     assert {name: sum(value for _, value in metric.points) for name, metric in last.items()} == dict.fromkeys(out, 0)
