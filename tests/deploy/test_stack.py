@@ -19,6 +19,7 @@ import venv
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ from support.server import find_server
 
 TIMEOUT = 60.0
 SERVICES = DEPLOY / "services"
+SERVER_TRACE = entry_points(group="console_scripts", name="opentelemetry-nats-server-trace")
 
 
 def free_port() -> int:
@@ -91,15 +93,15 @@ class Stack:
     addresses: Mapping[str, str]
     processes: dict[str, subprocess.Popen[str]] = field(default_factory=dict)
 
-    def start(self, name: str) -> subprocess.Popen[str]:
-        """Starts a service as the compose file has it."""
+    def start(self, name: str, **variables: str) -> subprocess.Popen[str]:
+        """Starts a service as the compose file has it, but for these variables."""
         service = services()[name]
         entrypoint = service.get("entrypoint") or re.findall(
             r'"([^"]+)"', dockerfile(SERVICES / "Dockerfile")["instrumented"][-1]
         )
         command = [*entrypoint, *service["command"]]
         command[0] = str(self.image / "venv" / "bin" / command[0])
-        env = {key: self.local(value) for key, value in service["environment"].items()}
+        env = {key: self.local(value) for key, value in service["environment"].items()} | variables
         path = f"{self.image / 'venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
         process = subprocess.Popen(
             list(map(self.local, command)),
@@ -223,6 +225,29 @@ def test_an_order_is_one_trace_through_the_whole_stack(stack: Stack):
 
 CONNECTIONS = "nats.client.connections"
 ENDS = ("ack", "nak", "term")
+
+
+@pytest.mark.skipif(not SERVER_TRACE, reason="this version has no command opentelemetry-nats-server-trace")
+def test_the_servers_hops_are_in_the_trace(stack: Stack):
+    stack.start("server-trace")
+    for name in ("billing", "shop"):
+        stack.start(name)
+    # One message in ten makes events.
+    stack.start("load", RATE="50")
+
+    def hops() -> list[ReceivedSpan]:
+        return [span for span in stack.receiver.spans if span.name == "store orders"]
+
+    eventually(hops, "the server's span of a stored order")
+    for name in ("load", "shop", "billing", "server-trace"):
+        stack.end(name)
+    spans = {span.span_id: span for span in stack.receiver.spans}
+    for hop in hops():
+        ingress = spans[hop.parent_span_id]
+        publish = spans[ingress.parent_span_id]
+        assert (publish.service, publish.name) == ("shop", "publish orders.*.created")
+        assert {span.trace_id for span in (hop, ingress, publish)} == {hop.trace_id}
+        assert ingress.resource["nats.server.name"] == "n1"
 
 
 def test_the_services_wait_for_their_server(image: Path, otlp: OtlpReceiver, tmp_path: Path):
