@@ -70,7 +70,7 @@ class Arguments(argparse.Namespace):
     server: list[str]
     subject: list[str]
     queue: str
-    durable: tuple[str, str] | None
+    durable: list[str] | None
     js_domain: str | None
     creds: str | None
     nkey: str | None
@@ -101,7 +101,6 @@ def parse(arguments: Sequence[str] | None = None) -> Arguments:
     parsed = parser.parse_args(arguments, Arguments())
     parsed.server = _split(parsed.server or [os.environ.get("NATS_URL") or "nats://localhost:4222"])
     parsed.subject = _split(parsed.subject)
-    parsed.durable = tuple(parsed.durable) if parsed.durable else None
     parsed.templates = _split([os.environ.get(OTEL_PYTHON_NATS_SUBJECT_TEMPLATES, "")])
     if bool(parsed.subject) == bool(parsed.durable):
         parser.error("either --subject or --durable says where the trace events are")

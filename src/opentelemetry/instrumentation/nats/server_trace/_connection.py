@@ -17,7 +17,7 @@ from opentelemetry.instrumentation.nats.server_trace._arguments import Arguments
 from opentelemetry.instrumentation.nats.server_trace._health import Health
 from opentelemetry.instrumentation.nats.server_trace._reasons import SLOW_CONSUMER
 
-_logger = getLogger(__name__)
+_logger = getLogger(__package__)
 
 _RECONNECT_WAIT = 2
 """Seconds between two attempts at one server."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from opentelemetry.instrumentation.nats.server_trace._reasons import (
     BAD_TIME,
@@ -80,7 +80,7 @@ class Step(NamedTuple):
     """One thing that the server did with the message.
 
     Attributes:
-        index: Its place in the event, which identifies it.
+        place: Its index in the event, which identifies it there.
         type: `sm`, `se`, `si`, `js` or `eg`; `in` for the ingress.
         time: Nanoseconds since the epoch. Of an egress: when the message was queued for the connection.
         kind: The connection's kind: 0 client, 1 route, 2 gateway, 3 system, 4 leaf node, 5 JetStream, 6 account.
@@ -96,7 +96,7 @@ class Step(NamedTuple):
         error: What went wrong, in the server's words.
     """
 
-    index: int
+    place: int
     type: str
     time: int
     kind: int | None
@@ -166,10 +166,10 @@ def read_event(data: bytes) -> Event:
     server = _object(event.get("server"))
     request = _object(event.get("request"))
     headers = _object(request.get("header"))
-    entries = event.get("events")
+    entries = _array(event.get("events"))
     sequence = _integer(server.get("seq"))
     identity = _text(server.get("id"))
-    if not identity or len(identity) > _LONGEST_ID or sequence is None or not isinstance(entries, list) or not entries:
+    if not identity or len(identity) > _LONGEST_ID or sequence is None or not entries:
         raise Skipped(MALFORMED)
     trace_id, parent_id, trace_flags = _trace_context(headers)
     ingress, steps, last, unknown, surplus = _steps(entries)
@@ -213,8 +213,9 @@ def _steps(entries: Sequence[Any]) -> tuple[Step, list[Step], int, int, int]:
     ingress: Step | None = None
     steps: list[Step] = []
     plain = hops = unknown = surplus = last = 0
-    for index, entry in enumerate(entries):
-        type_ = entry.get("type") if isinstance(entry, dict) else None
+    for place, value in enumerate(entries):
+        entry = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+        type_ = entry.get("type")
         if not isinstance(type_, str) or type_ not in _SUBJECT_KEYS or (type_ == INGRESS and ingress):
             unknown += 1
             continue
@@ -226,7 +227,7 @@ def _steps(entries: Sequence[Any]) -> tuple[Step, list[Step], int, int, int]:
             continue
         last = max(last, time)
         if type_ == INGRESS:
-            ingress = _step(index, type_, time, entry)
+            ingress = _step(place, type_, time, entry)
             continue
         if type_ == EGRESS and entry.get("hop"):
             hops += 1
@@ -235,7 +236,7 @@ def _steps(entries: Sequence[Any]) -> tuple[Step, list[Step], int, int, int]:
             plain += 1
             kept = plain <= MOST_STEPS
         if kept:
-            steps.append(_step(index, type_, time, entry))
+            steps.append(_step(place, type_, time, entry))
         else:
             surplus += 1
     if ingress is None:
@@ -243,10 +244,10 @@ def _steps(entries: Sequence[Any]) -> tuple[Step, list[Step], int, int, int]:
     return ingress, steps, last, unknown, surplus
 
 
-def _step(index: int, type_: str, time: int, entry: dict[str, Any]) -> Step:
+def _step(place: int, type_: str, time: int, entry: dict[str, Any]) -> Step:
     get = entry.get
     return Step(
-        index,
+        place,
         type_,
         time,
         _integer(get("kind")),
@@ -266,7 +267,11 @@ def _step(index: int, type_: str, time: int, entry: dict[str, Any]) -> Step:
 def _object(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise Skipped(MALFORMED)
-    return value  # pyright: ignore[reportUnknownVariableType] (JSON's keys are strings)
+    return cast("dict[str, Any]", value)
+
+
+def _array(value: Any) -> list[Any]:
+    return cast("list[Any]", value) if isinstance(value, list) else []
 
 
 def _header(headers: Mapping[str, Any], name: str) -> str | None:
@@ -274,8 +279,7 @@ def _header(headers: Mapping[str, Any], name: str) -> str | None:
     found: set[str | None] = set()
     for key, values in headers.items():
         if key.lower() == name:
-            items: list[Any] = values if isinstance(values, list) else [values]  # pyright: ignore[reportUnknownVariableType]
-            found.update(item if isinstance(item, str) else None for item in items)
+            found.update(item if isinstance(item, str) else None for item in _array(values) or [values])
     return found.pop() if len(found) == 1 else None
 
 
@@ -300,7 +304,4 @@ def _hop(value: Any) -> str | None:
 
 
 def _tags(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list):
-        return ()
-    texts = map(_text, value[:_MOST_TAGS])  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
-    return tuple(text for text in texts if text)
+    return tuple(text for text in map(_text, _array(value)[:_MOST_TAGS]) if text)

@@ -30,7 +30,7 @@ from opentelemetry.sdk.trace import (
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import Sampler
 
-_logger = getLogger(__name__)
+_logger = getLogger(__package__)
 
 _SERVICE_NAME = "nats-server-trace"
 _OTEL_LOGS_EXPORTER = "OTEL_LOGS_EXPORTER"

@@ -14,7 +14,7 @@ from opentelemetry.instrumentation.nats.server_trace._servers import SCHEMA_URL,
 from opentelemetry.instrumentation.nats.version import __version__
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
 
-_logger = getLogger(__name__)
+_logger = getLogger(__package__)
 
 REASON = "reason"
 

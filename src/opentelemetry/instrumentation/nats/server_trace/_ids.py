@@ -45,14 +45,14 @@ def hop_span_id(message: bytes, hop: str, inbox: bool) -> int:
     return _hash(b"%b hop %b %d" % (message, hop.encode(), inbox))
 
 
-def step_span_id(server_span: int, index: int) -> int:
+def step_span_id(server_span: int, place: int) -> int:
     """The id of the span of a step that only its own server knows.
 
     Args:
         server_span: The id of the server's span.
-        index: The step's place in the event.
+        place: The step's index in the event.
     """
-    return _hash(b"%d step %d" % (server_span, index))
+    return _hash(b"%d step %d" % (server_span, place))
 
 
 def _hash(data: bytes) -> int:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from logging import getLogger
+from typing import Any, cast
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error
-from nats.js import JetStreamContext
-from nats.js.api import AckPolicy, ConsumerConfig
+from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo
 from nats.js.errors import NotFoundError
 
 from opentelemetry.instrumentation.nats._attributes import header, parse_ack_subject
@@ -22,7 +22,7 @@ from opentelemetry.instrumentation.nats.server_trace._exporting import Export
 from opentelemetry.instrumentation.nats.server_trace._health import Health
 from opentelemetry.instrumentation.nats.server_trace._intake import Intake
 
-_logger = getLogger(__name__)
+_logger = getLogger(__package__)
 
 _ENCODING_HEADER = "Content-Encoding"
 
@@ -60,7 +60,7 @@ class Subjects:
     """
 
     def __init__(self, client: Client, subjects: Sequence[str], queue: str, intake: Intake) -> None:
-        self._client = client
+        self._client: Any = client  # the types of nats-py's own methods are known in part only
         self._subjects = subjects
         self._queue = queue
         self._intake = intake
@@ -69,7 +69,7 @@ class Subjects:
     async def open(self) -> str:
         """Subscribes; returns what from, for the log."""
         for subject in self._subjects:
-            subscription = await self._client.subscribe(
+            subscription: Subscription = await self._client.subscribe(
                 subject,
                 self._queue,
                 cb=self._take,
@@ -122,12 +122,14 @@ class Stream:
         export: Export,
         health: Health,
     ) -> None:
-        self._js: JetStreamContext = client.jetstream(domain=domain) if domain else client.jetstream()
+        # The types of nats-py's own methods are known in part only.
+        self._js: Any = cast("Any", client).jetstream(**({"domain": domain} if domain else {}))
         self._stream = stream
         self._consumer = consumer
         self._intake = intake
         self._export = export
         self._health = health
+        self._subscription: Any = None
         self._pause = 0.0
 
     async def open(self) -> str:
@@ -156,7 +158,7 @@ class Stream:
         """
         while not stop.is_set():
             try:
-                messages = await self._subscription.fetch(_BATCH, timeout=_FETCH_TIMEOUT)
+                messages: list[Msg] = await self._subscription.fetch(_BATCH, timeout=_FETCH_TIMEOUT)
             except asyncio.TimeoutError:
                 continue
             except Error as error:  # no connection, no leader: that passes
@@ -191,7 +193,7 @@ class Stream:
 
     async def _find_or_make(self) -> ConsumerConfig:
         try:
-            info = await self._js.consumer_info(self._stream, self._consumer)
+            info: ConsumerInfo = await self._js.consumer_info(self._stream, self._consumer)
         except NotFoundError:
             config = ConsumerConfig(
                 durable_name=self._consumer,
@@ -201,8 +203,6 @@ class Stream:
             )
             info = await self._js.add_consumer(self._stream, config)
             _logger.info("created consumer %s of stream %s", self._consumer, self._stream)
-        if info.config is None:
-            raise ReadError(f"consumer {self._consumer} of stream {self._stream} has no configuration")
         return info.config
 
 

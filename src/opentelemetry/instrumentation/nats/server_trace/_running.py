@@ -28,7 +28,7 @@ from opentelemetry.instrumentation.nats.server_trace._reading import ReadError, 
 from opentelemetry.instrumentation.nats.server_trace._servers import Servers
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
-_logger = getLogger(__name__)
+_logger = getLogger(__package__)
 
 _REPORT_INTERVAL = 300.0
 """Seconds between two lines about what was skipped, where something was."""

@@ -116,7 +116,7 @@ def _add_steps(spans: list[SpanRecord], event: Event, names: Names, message: byt
         if step.hop is not None:
             span_id = hop_span_id(message, step.hop, destination.inbox)
         else:
-            span_id = step_span_id(server_span, step.index)
+            span_id = step_span_id(server_span, step.place)
         attributes = _attributes(operation, destination, step, account)
         start = min(time, step.time)
         spans.append(_record(operation, label, span_id, server_span, start, step.time, attributes, step))
