@@ -30,8 +30,9 @@ environment:
                         stand in for the options of these names: a password on a command line is seen by everybody
   OTEL_TRACES_EXPORTER, OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_BSP_*, OTEL_TRACES_SAMPLER, OTEL_CONFIG_FILE, ...
                         where spans go, as for every program with OpenTelemetry; OTLP over HTTP by default
-  OTEL_METRICS_EXPORTER where the program's own metrics go (nats.server_trace.events, .spans, .skipped, .lag, .pending):
-                        otlp, prometheus or none
+  OTEL_METRICS_EXPORTER where the program's own metrics go (otlp, prometheus or none): nats.server_trace.events,
+                        nats.server_trace.spans, nats.server_trace.skipped (by reason), nats.server_trace.lag,
+                        nats.server_trace.pending
   OTEL_RESOURCE_ATTRIBUTES
                         added to the resource of each server; service.name is always nats-server
   OTEL_PYTHON_NATS_SUBJECT_TEMPLATES

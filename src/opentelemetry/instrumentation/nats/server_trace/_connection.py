@@ -19,7 +19,7 @@ from opentelemetry.instrumentation.nats.server_trace._reasons import SLOW_CONSUM
 
 _logger = getLogger(__package__)
 
-_RECONNECT_WAIT = 2
+_RECONNECT_WAIT = 1
 """Seconds between two attempts at one server."""
 
 _PING_INTERVAL = 20

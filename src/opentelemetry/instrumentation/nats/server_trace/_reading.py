@@ -87,11 +87,12 @@ class Subjects:
             stop: Set when it is time.
         """
         await stop.wait()
-        try:
-            drains = [subscription.drain() for subscription in self._subscriptions]
-            await asyncio.wait_for(asyncio.gather(*drains), _DRAIN_TIMEOUT)
-        except (Error, OSError, asyncio.TimeoutError) as error:  # without a connection nothing more arrives
-            _logger.debug("drain: %r", error)
+        if self._client.is_connected:  # without a connection nothing more arrives
+            try:
+                drains = [subscription.drain() for subscription in self._subscriptions]
+                await asyncio.wait_for(asyncio.gather(*drains), _DRAIN_TIMEOUT)
+            except (Error, OSError, asyncio.TimeoutError) as error:
+                _logger.debug("drain: %r", error)
         while any(subscription.pending_msgs for subscription in self._subscriptions):
             await asyncio.sleep(0.01)
 
