@@ -61,6 +61,26 @@ class PresetIds(IdGenerator):
         raise RuntimeError("a span of a server without a parent")
 
 
+class _ServerResource(Resource):
+    """A resource whose hash is computed once.
+
+    OTLP exporters group spans by their resource, and that of the SDK writes itself as JSON each time it is hashed: a
+    sixth of what an event costs. A resource never changes.
+
+    Args:
+        attributes: Its attributes.
+    """
+
+    def __init__(self, attributes: Mapping[str, AttributeValue]) -> None:
+        super().__init__(attributes)
+        self._hash = super().__hash__()
+
+    __eq__ = Resource.__eq__
+
+    def __hash__(self) -> int:
+        return self._hash
+
+
 class Servers:
     """The tracers of servers, those used last.
 
@@ -109,7 +129,7 @@ class Servers:
     def _make(self, server: Server) -> Tracer:
         provider = TracerProvider(
             sampler=self._export.sampler,
-            resource=Resource({**self._common, **_describe(server)}),
+            resource=_ServerResource({**self._common, **_describe(server)}),
             shutdown_on_exit=False,
             active_span_processor=self._export.processor,
             id_generator=self.ids,
