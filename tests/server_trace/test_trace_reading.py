@@ -261,7 +261,7 @@ class TestSubjects:
         server = server_factory()
         exporter = ServerSpans()
         connection = Connection(parse(["-s", server.url, "--subject", "trace"]), exporter.health)
-        await connection.connect()
+        await connection.connect(asyncio.Event())
         blocked = asyncio.Event()
         monkeypatch.setattr(exporter.intake, "take", lambda *_: blocked.wait())
         await Subjects(connection.client, ["trace"], "", exporter.intake).open()
@@ -280,7 +280,7 @@ class TestSecurity:
     async def check(self, *arguments: str) -> None:
         """Connects, and does what the command does: subscribes."""
         connection = Connection(parse(["--subject", "trace", *arguments]), Health())
-        await asyncio.wait_for(connection.connect(), 5)
+        assert await asyncio.wait_for(connection.connect(asyncio.Event()), 10)
         try:
             await connection.client.subscribe("trace")
             await connection.client.flush()
@@ -352,10 +352,11 @@ class TestSecurity:
         server = server_factory("authorization { user: u, password: right }")
         url = server.url.replace("://", "://u:wrong-secret@")
         connection = Connection(parse(["-s", url, "--subject", "trace"]), Health())
-        connecting = asyncio.ensure_future(connection.connect())
+        stop = asyncio.Event()
+        connecting = asyncio.ensure_future(connection.connect(stop))
         await eventually(lambda: server.log.count("authentication error") > 2, 10)
-        connecting.cancel()
-        await asyncio.gather(connecting, return_exceptions=True)
+        stop.set()
+        assert await asyncio.wait_for(connecting, 10) is False
         await connection.close()
         assert caplog.text.count("Authorization Violation") == 1
         assert "secret" not in caplog.text

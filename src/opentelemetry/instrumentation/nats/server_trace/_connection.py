@@ -25,6 +25,8 @@ _RECONNECT_WAIT = 1
 _PING_INTERVAL = 20
 """Seconds: a server that vanished without a word is missed after two of them."""
 
+_CANCEL_INTERVAL = 0.05
+
 _MOST_LOGGED = 100
 """Kinds of errors that are logged, once each: the text of one may have anything in it."""
 
@@ -56,15 +58,32 @@ class Connection:
         url = self.client.connected_url
         return f"{url.hostname}:{url.port}" if url else "no server"
 
-    async def connect(self) -> None:
-        """Connects; tries for as long as it takes.
+    async def connect(self, stop: asyncio.Event) -> bool:
+        """Connects; tries for as long as it takes, or until it is told to stop.
+
+        Args:
+            stop: Set when it is time.
+
+        Returns:
+            Whether it is connected.
 
         Raises:
             OSError: A file with keys can't be read.
+            ValueError: What is in it is no key.
             ImportError: Signing needs the package nkeys.
         """
-        await self.client.connect(self._arguments.server, **self._options())
+        connecting = asyncio.ensure_future(self.client.connect(self._arguments.server, **self._options()))
+        stopping = asyncio.ensure_future(stop.wait())
+        await asyncio.wait((connecting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not connecting.done():
+            while not connecting.done():  # nats-py's clean-up after a failed attempt swallows a cancellation
+                connecting.cancel()
+                await asyncio.wait((connecting,), timeout=_CANCEL_INTERVAL)
+            return False
+        connecting.result()
         self._logged.clear()
+        return True
 
     async def close(self) -> None:
         """Closes the connection, once all is written."""

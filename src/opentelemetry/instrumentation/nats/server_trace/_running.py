@@ -88,19 +88,10 @@ class _Run:
         return 0
 
     async def _connected(self, connection: Connection) -> bool:
-        """Waits for the connection; False if a signal comes first."""
-        connecting = asyncio.ensure_future(connection.connect())
-        stopping = asyncio.ensure_future(self._stop.wait())
-        await asyncio.wait((connecting, stopping), return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        if not connecting.done():
-            connecting.cancel()
-            return False
         try:
-            connecting.result()
+            return await connection.connect(self._stop)
         except (ImportError, OSError, ValueError) as error:
             raise ReadError(f"can't connect: {error}") from error
-        return True
 
     async def _read(self, connection: Connection) -> None:
         reader = self._reader(connection)
