@@ -139,7 +139,7 @@ async def measure_exporter(count: int, durable: bool) -> ExporterCost:
     """Sends events through the command to a receiver."""
     receiver, server = Receiver(), NatsServer()
     server.start()
-    env = {key: value for key, value in os.environ.items() if not key.startswith("OTEL_")}
+    env = {key: value for key, value in os.environ.items() if not key.startswith("OTEL_") or key.startswith("OTEL_BSP")}
     env |= {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint, "OTEL_METRICS_EXPORTER": "none", "no_proxy": "127.0.0.1"}
     env["OTEL_BSP_SCHEDULE_DELAY"] = "500"  # the wait for the last spans of a probe
     nc = await nats.connect(server.url)

@@ -22,14 +22,22 @@ from opentelemetry.instrumentation.nats.server_trace._exporting import Acknowled
 from opentelemetry.instrumentation.nats.server_trace._health import Health
 from opentelemetry.instrumentation.nats.server_trace._intake import REMEMBERED, Intake
 from opentelemetry.instrumentation.nats.server_trace._names import Names
-from opentelemetry.instrumentation.nats.server_trace._servers import PresetIds, Servers
+from opentelemetry.instrumentation.nats.server_trace._servers import Servers
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor, SpanExporter, SpanExportResult
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, DEFAULT_ON
-from opentelemetry.trace import TraceFlags
+from opentelemetry.sdk.trace.sampling import (
+    ALWAYS_OFF,
+    DEFAULT_ON,
+    Decision,
+    ParentBased,
+    Sampler,
+    SamplingResult,
+    TraceIdRatioBased,
+)
+from opentelemetry.trace import TraceFlags, TraceState
 from support.server_trace import ServerSpans, encode, events, sample, scenarios
 
 TRACE_ID = "7a7d81afafb61eee10547113cb657b6a"
@@ -168,10 +176,6 @@ class TestManyServers:
         now = 1e6
         assert [await take(number) for number in range(6, 9)] == [3, 3, 0]
 
-    def test_a_span_without_a_parent_is_a_fault(self) -> None:
-        with pytest.raises(RuntimeError):
-            PresetIds().generate_trace_id()
-
 
 class TestSampling:
     async def test_follows_the_publisher(self, event: dict[str, Any]) -> None:
@@ -186,6 +190,61 @@ class TestSampling:
         event["request"]["header"]["traceparent"] = [f"00-{TRACE_ID}-f893916c2885c690-03"]
         for span in await ServerSpans().take([event]):
             assert span.context.trace_flags == TraceFlags.SAMPLED | TraceFlags.RANDOM_TRACE_ID
+
+
+class Watch(SpanProcessor):
+    """One that a distribution may add: it watches starts."""
+
+    def __init__(self) -> None:
+        self.started: list[str] = []
+
+    def on_start(self, span: Any, parent_context: Any = None) -> None:
+        self.started.append(span.name)
+
+
+class TestBothWaysOfMakingSpans:
+    """At once, and by a tracer where a processor may watch."""
+
+    async def both(self, *made: Any, **options: Any) -> list[str]:
+        """What an exporter sees, one way; after it has been checked to be the same the other way."""
+        at_once, by_tracer = ServerSpans(**options), ServerSpans(Watch(), **options)
+        assert (at_once.export.takes_ended_spans, by_tracer.export.takes_ended_spans) == (True, False)
+        shown = [[span.to_json() for span in await exporter.take(made)] for exporter in (at_once, by_tracer)]
+        assert shown[0] == shown[1]
+        encoded = [encode_spans(exporter.spans) for exporter in (at_once, by_tracer)]
+        assert encoded[0] == encoded[1]
+        assert at_once.health.spans == by_tracer.health.spans
+        return shown[0]
+
+    async def test_of_every_sample(self) -> None:
+        assert len(await self.both(*(event for v, s in scenarios() for event in events(v, s)))) == 498
+
+    async def test_with_a_random_trace_id(self, event: dict[str, Any]) -> None:
+        event["request"]["header"]["traceparent"] = [f"00-{TRACE_ID}-f893916c2885c690-03"]
+        assert len(await self.both(event)) == 3
+
+    @pytest.mark.parametrize("sampler", [ALWAYS_OFF, DEFAULT_ON, TraceIdRatioBased(0.5), ParentBased(ALWAYS_OFF)])
+    async def test_with_any_sampler(self, event: dict[str, Any], sampler: Any) -> None:
+        await self.both(*(data for data in numbered(event, 5)), sampler=sampler)
+
+    async def test_with_one_that_adds_attributes_or_does_not_sample(self, event: dict[str, Any]) -> None:
+        class Adding(Sampler):
+            def should_sample(self, *arguments: Any, **_: Any) -> SamplingResult:
+                decision = Decision.RECORD_ONLY if "deliver" in arguments[2] else Decision.RECORD_AND_SAMPLE
+                return SamplingResult(decision, {**arguments[4], "sampled.by": "us"}, TraceState([("k", "v")]))
+
+            def get_description(self) -> str:
+                return "adds"
+
+        (only,) = await self.both(event, sampler=Adding())
+        assert '"sampled.by": "us"' in only
+
+    async def test_a_limit_of_the_users_is_kept(self, event: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT", "4")
+        exporter = ServerSpans()
+        assert not exporter.export.takes_ended_spans
+        (ingress, *_) = await exporter.take([event])
+        assert ingress.attributes["messaging.destination.name"] == "orde"
 
 
 class TestHarm:
@@ -265,7 +324,7 @@ class TestHarm:
         monkeypatch.setattr(_faults, "raise_faults", False)
         monkeypatch.setattr(_faults, "_reported", set())
         exporter = ServerSpans()
-        monkeypatch.setattr(exporter.servers, "tracer", fail)
+        monkeypatch.setattr(exporter.servers, "maker", fail)
         await exporter.take(numbered(event, 3))
         assert exporter.health.skipped == {"fault": 3}
 
@@ -351,18 +410,13 @@ class TestAcknowledgedExport:
         assert len(bad.spans) == 9
 
     async def test_other_processors_stay(self, event: dict[str, Any]) -> None:
-        started: list[str] = []
-
-        class Watch(SpanProcessor):
-            def on_start(self, span: Any, parent_context: Any = None) -> None:
-                started.append(span.name)
-
+        watch = Watch()
         provider = TracerProvider(shutdown_on_exit=False)
-        provider.add_span_processor(Watch())
+        provider.add_span_processor(watch)
         provider.add_span_processor(SimpleSpanProcessor(Recorder()))
         export = AcknowledgedExport(provider)
         await Intake(export, Servers(export, {}), Names(), Health()).take(encode(event))
-        assert started == ["ingress orders.created", "deliver orders.*", "deliver orders.created"]
+        assert watch.started == ["ingress orders.created", "deliver orders.*", "deliver orders.created"]
 
     def test_needs_an_exporter(self) -> None:
         with pytest.raises(ExportError, match="no span exporter"):

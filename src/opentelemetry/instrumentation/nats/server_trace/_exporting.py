@@ -27,7 +27,7 @@ from opentelemetry.sdk.trace import (
     SynchronousMultiSpanProcessor,
     TracerProvider,
 )
-from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import Sampler
 
 _logger = getLogger(__package__)
@@ -43,6 +43,9 @@ _BATCH = 512
 """Spans of one export of ours; a batch span processor exports as many."""
 
 _MOST_COLLECTED = 2048
+
+_MOST_ATTRIBUTES = 32
+"""More than any of our spans has."""
 
 
 class ExportError(Exception):
@@ -104,6 +107,7 @@ class Export:
         sampler: The user's sampler.
         span_limits: The user's limits.
         processor: What the spans of all servers go through.
+        takes_ended_spans: Whether that is all that the processors do, and no limit of the user's can cut a span.
         room: How many more spans fit in before the next flush.
         failed: Whether spans were lost; set by `flush`, taken back by whoever has dealt with it.
     """
@@ -112,6 +116,9 @@ class Export:
         self.sampler: Sampler = provider.sampler
         self.span_limits: SpanLimits = getattr(provider, "_span_limits", None) or SpanLimits()
         self.processor = processor
+        self.takes_ended_spans = _unlimited(self.span_limits) and all(
+            type(one) in _TAKE_ENDED_SPANS for one in _children(processor)
+        )
         self.room = self._capacity = room
         self.failed = False
         self._provider = provider
@@ -224,8 +231,20 @@ def _multi(provider: TracerProvider) -> Any:
 
 
 def _processors(provider: TracerProvider) -> tuple[SpanProcessor, ...]:
-    processors: Iterable[SpanProcessor] = _multi(provider)._span_processors
+    return _children(_multi(provider))
+
+
+def _children(processor: Any) -> tuple[SpanProcessor, ...]:
+    processors: Iterable[SpanProcessor] = processor._span_processors
     return tuple(processors)
+
+
+def _unlimited(limits: SpanLimits) -> bool:
+    count, length = limits.max_span_attributes, limits.max_span_attribute_length
+    return length is None and (count is None or count >= _MOST_ATTRIBUTES)
+
+
+_TAKE_ENDED_SPANS = (BatchSpanProcessor, SimpleSpanProcessor, _Collector)
 
 
 def _queue_size(processor: SpanProcessor) -> int | None:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 from logging import getLogger
 
-from opentelemetry.instrumentation.nats.server_trace._servers import SCHEMA_URL, SCOPE
+from opentelemetry.instrumentation.nats.server_trace._making import SCHEMA_URL, SCOPE
 from opentelemetry.instrumentation.nats.version import __version__
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
 

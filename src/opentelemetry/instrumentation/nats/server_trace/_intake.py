@@ -17,6 +17,7 @@ from opentelemetry.instrumentation.nats.server_trace._encodings import decode
 from opentelemetry.instrumentation.nats.server_trace._events import Event, read_event
 from opentelemetry.instrumentation.nats.server_trace._exporting import Export
 from opentelemetry.instrumentation.nats.server_trace._health import Health
+from opentelemetry.instrumentation.nats.server_trace._making import SpanMaker
 from opentelemetry.instrumentation.nats.server_trace._names import Names
 from opentelemetry.instrumentation.nats.server_trace._reasons import (
     DUPLICATE,
@@ -28,16 +29,7 @@ from opentelemetry.instrumentation.nats.server_trace._reasons import (
 )
 from opentelemetry.instrumentation.nats.server_trace._servers import Servers
 from opentelemetry.instrumentation.nats.server_trace._spans import SpanRecord, make_spans
-from opentelemetry.trace import (
-    NonRecordingSpan,
-    Span,
-    SpanContext,
-    Status,
-    StatusCode,
-    TraceFlags,
-    Tracer,
-    set_span_in_context,
-)
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
 
 REMEMBERED = 8192
 """Events whose repetition is noticed: two subscriptions that overlap, a message delivered again."""
@@ -50,7 +42,7 @@ class Intake:
 
     Args:
         export: Where the spans go.
-        servers: The tracers of servers.
+        servers: What makes the spans of each server.
         names: The templates of subjects.
         health: What is counted.
     """
@@ -58,7 +50,6 @@ class Intake:
     def __init__(self, export: Export, servers: Servers, names: Names, health: Health) -> None:
         self._export = export
         self._servers = servers
-        self._ids = servers.ids
         self._names = names
         self._health = health
         self._seen: OrderedDict[int, None] = OrderedDict()
@@ -74,8 +65,8 @@ class Intake:
         self._health.events += 1
         try:
             event = read_event(decode(data, encoding))
-            tracer = self._servers.tracer(event.server)
-            if tracer is None:
+            maker = self._servers.maker(event.server)
+            if maker is None:
                 raise Skipped(TOO_MANY_SERVERS)
             records = make_spans(event, self._names)
             self._remember(records[0].span_id)
@@ -94,7 +85,7 @@ class Intake:
         if stored is not None and event.sent is not None:
             # The two clocks' difference, and the way to the stream: the same whoever reads the stream, and when.
             records[0].attributes[names_of.STORED_AFTER] = (stored - event.sent) / 1e9
-        await self._emit(event, records, tracer)
+        await self._emit(event, records, maker)
 
     def forget(self) -> None:
         """Forgets which events were taken: their spans did not get out, and they will come again."""
@@ -107,7 +98,7 @@ class Intake:
         if len(self._seen) > REMEMBERED:
             self._seen.popitem(last=False)
 
-    async def _emit(self, event: Event, records: list[SpanRecord], tracer: Tracer) -> None:
+    async def _emit(self, event: Event, records: list[SpanRecord], maker: SpanMaker) -> None:
         flags = TraceFlags(event.trace_flags)
         parent = _context(SpanContext(event.trace_id, records[0].parent_id, True, flags))
         for record in records:
@@ -115,23 +106,14 @@ class Intake:
                 await self._export.make_room()
             self._export.room -= 1
             try:
-                span = self._start(record, parent, tracer)
+                span_context, recorded = maker.make(record, parent)
             except Exception:  # a span processor or sampler of the user's
                 self._health.skip(FAULT)
                 _faults.report("the span processor or sampler of server spans")
                 return
+            self._health.spans += recorded
             if record is records[0]:
-                parent = set_span_in_context(span, _NOWHERE)
-
-    def _start(self, record: SpanRecord, parent: Context, tracer: Tracer) -> Span:
-        self._ids.span_id = record.span_id
-        span = tracer.start_span(record.name, parent, attributes=record.attributes, start_time=record.start)
-        if span.is_recording():
-            self._health.spans += 1
-            if record.error is not None:
-                span.set_status(Status(StatusCode.ERROR, record.error))
-            span.end(record.end)
-        return span
+                parent = _context(span_context)
 
 
 def _context(span_context: SpanContext) -> Context:
