@@ -68,7 +68,10 @@ class _AtOnce:
     def make(self, record: SpanRecord, parent: Context) -> tuple[SpanContext, bool]:
         parent_context = get_current_span(parent).get_span_context()
         trace_id = parent_context.trace_id
-        result = self._sampler.should_sample(parent, trace_id, record.name, SpanKind.INTERNAL, record.attributes, ())
+        # The types of what a sampler returns are known in part only.
+        result: Any = self._sampler.should_sample(
+            parent, trace_id, record.name, SpanKind.INTERNAL, record.attributes, ()
+        )
         if parent_context.trace_flags.random_trace_id:
             flags = _SAMPLED_RANDOM if result.decision.is_sampled() else _DEFAULT_RANDOM
         else:
@@ -76,14 +79,13 @@ class _AtOnce:
         context = SpanContext(trace_id, record.span_id, False, flags, result.trace_state)
         if not result.decision.is_recording():
             return context, False
-        attributes: Any = result.attributes  # its type is known in part only
         self._on_end(
             ReadableSpan(
                 name=record.name,
                 context=context,
                 parent=parent_context,
                 resource=self._resource,
-                attributes=attributes,
+                attributes=result.attributes,
                 status=_UNSET if record.error is None else Status(StatusCode.ERROR, record.error),
                 start_time=record.start,
                 end_time=record.end,
