@@ -109,6 +109,12 @@ class TestCommandLine:
         )
         assert (parsed.user, parsed.password, parsed.token) == ("u", "p", "t")
         assert parse(["--subject", "x", "--user", "other"]).user == "other"
+        assert parse(["--subject", "x"]).names == 50
+        monkeypatch.setenv("OTEL_PYTHON_NATS_SUBJECT_NAMES", "7")
+        assert parse(["--subject", "x"]).names == 7
+        monkeypatch.setenv("OTEL_PYTHON_NATS_SUBJECT_NAMES", "-1")
+        with pytest.raises(SystemExit):
+            parse(["--subject", "x"])
 
     def test_without_what_it_needs_it_says_how_to_get_it(self) -> None:
         hidden = "import sys\nsys.modules['opentelemetry.sdk'] = None\n" + COMMAND
@@ -206,6 +212,7 @@ class TestSubjects:
     async def test_a_configuration_file_says_where_spans_go(
         self, server_factory: Servers, connect: Connect, otlp: OtlpReceiver, tmp_path: Path
     ) -> None:
+        pytest.importorskip("opentelemetry.configuration")
         server = server_factory(TRACED)
         nc = await connect(server)
         (port,) = free_ports(1)

@@ -319,18 +319,18 @@ class TestNames:
         [
             ("orders.created", "orders.created"),
             ("orders.8812.created", "orders.*.created"),
-            ("_INBOX.8aspm4G7VmSUfOoD6V1vrO.x", ""),
-            ("_R_.SAxoUG.mviX3E", ""),
-            ("_GR_.36IaNN.y76M9j._INBOX.a.b", ""),
-            ("_GR_.36IaNN.y76M9j._R_.a.b", ""),
-            ("$JS.ACK.S.C.1.2.3.4.5", ""),
+            ("_INBOX.8aspm4G7VmSUfOoD6V1vrO.x", None),
+            ("_R_.SAxoUG.mviX3E", None),
+            ("_GR_.36IaNN.y76M9j._INBOX.a.b", None),
+            ("_GR_.36IaNN.y76M9j._R_.a.b", None),
+            ("$JS.ACK.S.C.1.2.3.4.5", None),
             ("$KV.prices.eur.usd", "$KV.prices.>"),
             ("$O.files.M.cmVhZG1l", "$O.files.M.>"),
             ("$KV.prices", "$KV.prices"),
             ("", ""),
         ],
     )
-    def test_have_no_ids_in_them(self, subject: str, label: str) -> None:
+    def test_have_no_ids_in_them(self, subject: str, label: str | None) -> None:
         assert Names().destination(subject).label == label
 
     def test_are_the_users_own_templates_first(self) -> None:
@@ -338,11 +338,27 @@ class TestNames:
         assert names.destination("customers.alice.orders").label == "customers.*.>"
         assert names.delivered("customers.alice.orders", "customers.alice.*").label == "customers.*.>"
 
+    def test_are_few_however_many_subjects_there_are(self, caplog: pytest.LogCaptureFixture) -> None:
+        names = Names(limit=5)
+        words = ["".join(chr(ord("g") + int(digit)) for digit in str(number)) for number in range(20_000)]
+        assert len({names.destination(f"customers.{word}.orders").label for word in words}) == 6
+        assert len({names.delivered(f"a.{word}", f"*.{word}").label for word in words}) == 6
+        assert len({names.destination(f"$KV.{word}.key").label for word in words}) == 6
+        assert len({names.stream(word) for word in words}) == 6
+        assert caplog.messages == []
+        every = Names(limit=0)
+        assert len({every.destination(word).label for word in words}) == 1001
+        assert len({every.stream(word) for word in words}) == 1001
+        assert [message.partition(";")[0] for message in caplog.messages] == [
+            "too many subjects to give each a name",
+            "too many streams to give each a name",
+        ]
+
     def test_of_a_delivery_is_the_subscription_that_matches(self) -> None:
         assert Names().delivered("orders.created", "orders.>").label == "orders.>"
         assert Names().delivered("orders.created", "ticker.>").label == "orders.created"
         assert Names().delivered("orders.created", "a..*").label == "orders.created"
-        assert Names().delivered("_INBOX.a.b", "_INBOX.a.*").label == ""
+        assert Names().delivered("_INBOX.a.b", "_INBOX.a.*").label is None
 
 
 class TestStatelessness:

@@ -9,8 +9,12 @@ import argparse
 import os
 from collections.abc import Sequence
 
+from opentelemetry.instrumentation.nats._options import SUBJECT_NAMES
 from opentelemetry.instrumentation.nats._subjects import SubjectPatterns
-from opentelemetry.instrumentation.nats.environment_variables import OTEL_PYTHON_NATS_SUBJECT_TEMPLATES
+from opentelemetry.instrumentation.nats.environment_variables import (
+    OTEL_PYTHON_NATS_SUBJECT_NAMES,
+    OTEL_PYTHON_NATS_SUBJECT_TEMPLATES,
+)
 from opentelemetry.instrumentation.nats.version import __version__
 
 PROGRAM = "opentelemetry-nats-server-trace"
@@ -35,7 +39,7 @@ environment:
                         nats.server_trace.pending
   OTEL_RESOURCE_ATTRIBUTES
                         added to the resource of each server; service.name is always nats-server
-  OTEL_PYTHON_NATS_SUBJECT_TEMPLATES
+  OTEL_PYTHON_NATS_SUBJECT_TEMPLATES, OTEL_PYTHON_NATS_SUBJECT_NAMES
                         names of subjects, as for the instrumented clients: set both alike
 
 The program ends in order on SIGTERM and SIGINT: what it has received is exported. A second signal ends it at once.
@@ -66,6 +70,7 @@ class Arguments(argparse.Namespace):
         inbox_prefix: Prefixes of reply subjects in use, beside `_INBOX`.
         log_level: Level of the log.
         templates: Templates of subjects.
+        names: How many different tokens in one place of the subjects keep their names.
     """
 
     server: list[str]
@@ -87,6 +92,7 @@ class Arguments(argparse.Namespace):
     inbox_prefix: list[str]
     log_level: str
     templates: list[str]
+    names: int
 
 
 def parse(arguments: Sequence[str] | None = None) -> Arguments:
@@ -103,6 +109,10 @@ def parse(arguments: Sequence[str] | None = None) -> Arguments:
     parsed.server = _split(parsed.server or [os.environ.get("NATS_URL") or "nats://localhost:4222"])
     parsed.subject = _split(parsed.subject)
     parsed.templates = _split([os.environ.get(OTEL_PYTHON_NATS_SUBJECT_TEMPLATES, "")])
+    names = os.environ.get(OTEL_PYTHON_NATS_SUBJECT_NAMES) or str(SUBJECT_NAMES)
+    if not names.isdecimal():
+        parser.error(f"{OTEL_PYTHON_NATS_SUBJECT_NAMES}: not a number: {names!r}")
+    parsed.names = int(names)
     if bool(parsed.subject) == bool(parsed.durable):
         parser.error("either --subject or --durable says where the trace events are")
     if parsed.durable and parsed.queue:

@@ -9,16 +9,15 @@ The same templates as in the spans of clients: under `publish orders.*.created` 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import lru_cache, partial
+from logging import getLogger
 from typing import NamedTuple
 
-from opentelemetry.instrumentation.nats._subjects import (
-    ACK_PREFIX,
-    INBOX_PREFIX,
-    SubjectPatterns,
-    has_wildcard,
-    reduce_subject,
-)
+from opentelemetry.instrumentation.nats._learning import LearnedNames
+from opentelemetry.instrumentation.nats._options import SUBJECT_NAMES
+from opentelemetry.instrumentation.nats._subjects import ACK_PREFIX, INBOX_PREFIX, SubjectPatterns, has_wildcard
+
+_logger = getLogger(__package__)
 
 # A reply that crosses a gateway is prefixed with where it has to go back to: `_GR_.cluster.server.`, then the reply.
 _GATEWAY_REPLY_PREFIX = "_GR_."
@@ -33,32 +32,32 @@ class Destination(NamedTuple):
 
     Attributes:
         name: The subject as it is.
+        label: What a span's name says of it: its name or its template. None for an inbox, and where no names are left.
         template: Its form of low cardinality, if that is another one.
-        inbox: Whether it is a reply subject: no part of a name.
+        inbox: Whether it is a reply subject.
     """
 
     name: str
+    label: str | None
     template: str | None
     inbox: bool
 
-    @property
-    def label(self) -> str:
-        """What a span's name says of it; empty for an inbox."""
-        return "" if self.inbox else self.template or self.name
-
 
 class Names:
-    """The templates of subjects.
+    """The templates of subjects, and what streams are called.
 
     Args:
         templates: The user's own, NATS wildcard subjects; the first one that a subject matches is its template.
         inbox_prefixes: Prefixes of reply subjects, beside the usual ones.
+        limit: How many different tokens of one place keep their names; 0 for all.
 
     Raises:
         ValueError: A template is not one that NATS would accept.
     """
 
-    def __init__(self, templates: Iterable[str] = (), inbox_prefixes: Iterable[str] = ()) -> None:
+    def __init__(
+        self, templates: Iterable[str] = (), inbox_prefixes: Iterable[str] = (), limit: int = SUBJECT_NAMES
+    ) -> None:
         self._templates = SubjectPatterns(templates)
         self._inbox_prefixes = (
             INBOX_PREFIX,
@@ -66,17 +65,19 @@ class Names:
             ACK_PREFIX,
             *(prefix.rstrip(".") + "." for prefix in inbox_prefixes),
         )
+        self._subjects = LearnedNames(limit, on_full=partial(_warn, "subjects"))
+        self.stream = LearnedNames(limit, on_full=partial(_warn, "streams")).name
         self.destination = lru_cache(_CACHE_SIZE)(self._destination)
         self.delivered = lru_cache(_CACHE_SIZE)(self._delivered)
-        self.stream = lru_cache(_CACHE_SIZE)(self._stream)
 
     def _destination(self, subject: str) -> Destination:
         """Tells what a subject is."""
-        reply = _behind_gateway(subject)
-        if reply.startswith(self._inbox_prefixes):
-            return Destination(subject, None, True)
-        template = self._templates.find(subject) or _store_template(subject) or reduce_subject(subject)
-        return Destination(subject, template if template != subject else None, False)
+        if _behind_gateway(subject).startswith(self._inbox_prefixes):
+            return Destination(subject, None, None, True)
+        template = self._templates.find(subject)
+        if template is not None:
+            return Destination(subject, template, template, False)
+        return self._named(subject, _store_template(subject) or subject)
 
     def _delivered(self, subject: str, subscription: str) -> Destination:
         """Tells what a subject is to whom a subscription delivers it: its wildcard is the template."""
@@ -84,11 +85,21 @@ class Names:
         if destination.inbox or not has_wildcard(subscription) or self._templates.find(subject):
             return destination
         # By a stream import it comes with the importing account's subject, to a subscription with the exporting's.
-        return Destination(subject, subscription, False) if _matches(subscription, subject) else destination
+        return self._named(subject, subscription) if _matches(subscription, subject) else destination
 
-    def _stream(self, stream: str) -> str:
-        """A stream's name without what looks generated."""
-        return reduce_subject(stream) or stream
+    def _named(self, subject: str, pattern: str) -> Destination:
+        label = self._subjects.name(pattern)
+        return Destination(subject, label, label if label != subject else None, False)
+
+
+def _warn(what: str, position: int, first: str) -> None:
+    _logger.warning(
+        "too many %s to give each a name; most differ in token %d%s. Further ones share names with "
+        "wildcards, or have none",
+        what,
+        position,
+        f" of those that begin with {first!r}" if first else "",
+    )
 
 
 def _behind_gateway(subject: str) -> str:

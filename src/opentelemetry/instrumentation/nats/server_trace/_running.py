@@ -53,7 +53,8 @@ def run(arguments: Arguments) -> int:
             health.measure(metrics.get_meter_provider())
             export = AcknowledgedExport(provider) if arguments.durable else BatchedExport(provider)
             servers = Servers(export, dict(provider.resource.attributes))
-            intake = Intake(export, servers, Names(arguments.templates, arguments.inbox_prefix), health)
+            names = Names(arguments.templates, arguments.inbox_prefix, arguments.names)
+            intake = Intake(export, servers, names, health)
             gc.freeze()  # what is imported stays: a tenth of what an event costs is the collector's looking through it
             return asyncio.run(_Run(arguments, export, intake, health).run())
         except (ExportError, ReadError) as error:

@@ -196,7 +196,7 @@ def _attributes(operation: str, destination: Destination, step: Step, account: s
 
 def _record(
     operation: str,
-    label: str,
+    label: str | None,
     span_id: int,
     parent_id: int,
     start: int,
