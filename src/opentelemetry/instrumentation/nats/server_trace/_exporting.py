@@ -248,5 +248,7 @@ _TAKE_ENDED_SPANS = (BatchSpanProcessor, SimpleSpanProcessor, _Collector)
 
 
 def _queue_size(processor: SpanProcessor) -> int | None:
-    size = getattr(getattr(processor, "_batch_processor", processor), "_max_queue_size", None)
+    # Public in older releases, and of a part of the processor in newer ones.
+    inner = getattr(processor, "_batch_processor", None)
+    size = getattr(inner, "_max_queue_size", None) or getattr(processor, "max_queue_size", None)
     return size if isinstance(size, int) else None

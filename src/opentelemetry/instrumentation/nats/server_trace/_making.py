@@ -26,10 +26,7 @@ SCOPE = "opentelemetry.instrumentation.nats.server_trace"
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 
 _UNSET = Status(StatusCode.UNSET)
-_SAMPLED = TraceFlags(TraceFlags.SAMPLED)
-_SAMPLED_RANDOM = TraceFlags(TraceFlags.SAMPLED | TraceFlags.RANDOM_TRACE_ID)
-_DEFAULT = TraceFlags(TraceFlags.DEFAULT)
-_DEFAULT_RANDOM = TraceFlags(TraceFlags.RANDOM_TRACE_ID)
+_RANDOM: int = getattr(TraceFlags, "RANDOM_TRACE_ID", 0)  # older releases do not hand it down
 
 
 class SpanMaker(Protocol):
@@ -72,10 +69,7 @@ class _AtOnce:
         result: Any = self._sampler.should_sample(
             parent, trace_id, record.name, SpanKind.INTERNAL, record.attributes, ()
         )
-        if parent_context.trace_flags.random_trace_id:
-            flags = _SAMPLED_RANDOM if result.decision.is_sampled() else _DEFAULT_RANDOM
-        else:
-            flags = _SAMPLED if result.decision.is_sampled() else _DEFAULT
+        flags = TraceFlags((parent_context.trace_flags & _RANDOM) | result.decision.is_sampled())
         context = SpanContext(trace_id, record.span_id, False, flags, result.trace_state)
         if not result.decision.is_recording():
             return context, False
