@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from opentelemetry.instrumentation.nats._options import read_options
 from opentelemetry.instrumentation.nats.server_trace._errors import meaning
-from opentelemetry.instrumentation.nats.server_trace._names import Names
+from opentelemetry.instrumentation.nats.server_trace._names import SUBJECT_NAMES, Names
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
 from support.server_trace import ServerSpans, events, sample, scenarios, server_tree
@@ -337,6 +338,9 @@ class TestNames:
         names = Names(["customers.*.>"])
         assert names.destination("customers.alice.orders").label == "customers.*.>"
         assert names.delivered("customers.alice.orders", "customers.alice.*").label == "customers.*.>"
+
+    def test_are_as_many_as_clients_give_by_default(self) -> None:
+        assert read_options({}).subject_names == SUBJECT_NAMES
 
     def test_are_few_however_many_subjects_there_are(self, caplog: pytest.LogCaptureFixture) -> None:
         names = Names(limit=5)

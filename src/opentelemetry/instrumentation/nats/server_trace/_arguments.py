@@ -9,12 +9,12 @@ import argparse
 import os
 from collections.abc import Sequence
 
-from opentelemetry.instrumentation.nats._options import SUBJECT_NAMES
 from opentelemetry.instrumentation.nats._subjects import SubjectPatterns
 from opentelemetry.instrumentation.nats.environment_variables import (
     OTEL_PYTHON_NATS_SUBJECT_NAMES,
     OTEL_PYTHON_NATS_SUBJECT_TEMPLATES,
 )
+from opentelemetry.instrumentation.nats.server_trace._names import SUBJECT_NAMES
 from opentelemetry.instrumentation.nats.version import __version__
 
 PROGRAM = "opentelemetry-nats-server-trace"

@@ -14,7 +14,6 @@ from logging import getLogger
 from typing import NamedTuple
 
 from opentelemetry.instrumentation.nats._learning import LearnedNames
-from opentelemetry.instrumentation.nats._options import SUBJECT_NAMES
 from opentelemetry.instrumentation.nats._subjects import ACK_PREFIX, INBOX_PREFIX, SubjectPatterns, has_wildcard
 
 _logger = getLogger(__package__)
@@ -23,6 +22,9 @@ _logger = getLogger(__package__)
 _GATEWAY_REPLY_PREFIX = "_GR_."
 # The reply of a request over a service import: `_R_.x.y`.
 _IMPORT_REPLY_PREFIX = "_R_."
+
+SUBJECT_NAMES = 50
+"""The default of the clients' option `subject_names`."""
 
 _CACHE_SIZE = 4096
 
