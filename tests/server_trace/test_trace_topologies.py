@@ -261,6 +261,35 @@ class TestAccounts:
             "  process from-a.ticker.> [app]",
         )
 
+    async def test_one_account_watches_the_others(self, start: Start, scene: Scene, telemetry: Telemetry) -> None:
+        server = start(
+            """
+            server_name: n1
+            accounts {
+                A { users: [{user: a, password: a}], msg_trace: {dest: "trace.a"}, exports: [{stream: "trace.a"}] }
+                B { users: [{user: b, password: b}], msg_trace: {dest: "trace.b"}, exports: [{stream: "trace.b"}] }
+                WATCH {
+                    users: [{user: w, password: w, permissions: {subscribe: ["trace.>"], publish: {deny: [">"]}}}]
+                    imports: [
+                        {stream: {account: A, subject: "trace.a"}}
+                        {stream: {account: B, subject: "trace.b"}}
+                    ]
+                }
+            }
+            """,
+            jetstream=False,
+        )
+        await scene.watch(server, user="w", password="w")
+        for account in ("a", "b"):
+            client = await scene.client(server, f"shop-{account}", user=account, password=account)
+            with telemetry.tracer.start_as_current_span("root") as root:
+                await client.publish("orders.created", b"")
+            await scene.assert_tree(
+                root,
+                "publish orders.created [app]",
+                f"  ingress orders.created [n1] from shop-{account}, account {account.upper()}",
+            )
+
     async def test_a_service_import(self, start: Start, scene: Scene, telemetry: Telemetry) -> None:
         server = start(self.config(True), jetstream=False)
         await scene.watch(server, user="a", password="a")
