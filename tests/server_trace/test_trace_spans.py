@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import random
+import time
 from typing import Any
 
 import pytest
@@ -342,6 +343,16 @@ class TestNames:
     def test_are_as_many_as_clients_give_by_default(self) -> None:
         assert read_options({}).subject_names == SUBJECT_NAMES
 
+    def test_what_is_too_long_has_none(self) -> None:
+        names = Names()
+        long = "a-b-" * 1024
+        begin = time.perf_counter()
+        assert names.destination(long).label is None
+        assert names.delivered("orders.created", ".".join(["*"] * 2048)).label == "orders.created"
+        assert names.delivered(".".join("a" * 2048), ".".join(["*"] * 2048)).label is None
+        assert names.stream(long) is None
+        assert time.perf_counter() - begin < 1
+
     def test_are_few_however_many_subjects_there_are(self, caplog: pytest.LogCaptureFixture) -> None:
         names = Names(limit=5)
         words = ["".join(chr(ord("g") + int(digit)) for digit in str(number)) for number in range(20_000)]
@@ -361,6 +372,10 @@ class TestNames:
     def test_of_a_delivery_is_the_subscription_that_matches(self) -> None:
         assert Names().delivered("orders.created", "orders.>").label == "orders.>"
         assert Names().delivered("orders.created", "ticker.>").label == "orders.created"
+        for subscription in (">", "*.>", "orders.*", "*.created", "*.*", "orders.>"):
+            assert Names().delivered("orders.created", subscription).label == subscription
+        for subscription in ("*", "orders.created.>", "*.*.*", "*.*.>", "sales.*"):
+            assert Names().delivered("orders.created", subscription).label == "orders.created"
         assert Names().delivered("orders.created", "a..*").label == "orders.created"
         assert Names().delivered("_INBOX.a.b", "_INBOX.a.*").label is None
 

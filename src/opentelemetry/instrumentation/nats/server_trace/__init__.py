@@ -9,6 +9,8 @@ or `python -m opentelemetry.instrumentation.nats.server_trace`.
 
 Nothing else in the distribution imports it. Data flows one way::
 
-    _encodings -> _events -> _spans (names by _names, ids by _ids) -> _intake -> _servers -> _exporting
-    _arguments -> _connection -> _running: the loops around it; _health: what it tells of itself
+    _arguments -> _running -> _connection -> _reading -> _intake    the program, and where events come from
+    _encodings, _times -> _events -> _spans <- _names, _ids, _errors    what an event means: pure functions
+    _intake -> _servers -> _making -> _exporting    from records to spans of the SDK, and out
+    _health, _reasons    what it tells of itself
 """

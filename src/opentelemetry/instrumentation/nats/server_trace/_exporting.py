@@ -138,8 +138,7 @@ class Export:
                 self.room = self._capacity
 
     async def close(self) -> None:
-        """Flushes, and ends the provider."""
-        await self.flush()
+        """Ends the provider: its processors export what they have, and give up after 30 s."""
         await asyncio.to_thread(self._provider.shutdown)
 
     def _flush(self) -> None:

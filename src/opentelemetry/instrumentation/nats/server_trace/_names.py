@@ -26,7 +26,10 @@ _IMPORT_REPLY_PREFIX = "_R_."
 SUBJECT_NAMES = 50
 """The default of the clients' option `subject_names`."""
 
-_CACHE_SIZE = 4096
+_CACHE_SIZE = 1024
+
+_LONGEST_NAMED = 256
+"""Characters of a subject that gets a name. Nobody reads a longer one; who forges it wants us to look at it long."""
 
 
 class Destination(NamedTuple):
@@ -68,9 +71,13 @@ class Names:
             *(prefix.rstrip(".") + "." for prefix in inbox_prefixes),
         )
         self._subjects = LearnedNames(limit, on_full=partial(_warn, "subjects"))
-        self.stream = LearnedNames(limit, on_full=partial(_warn, "streams")).name
+        self._streams = LearnedNames(limit, on_full=partial(_warn, "streams"))
         self.destination = lru_cache(_CACHE_SIZE)(self._destination)
         self.delivered = lru_cache(_CACHE_SIZE)(self._delivered)
+
+    def stream(self, stream: str) -> str | None:
+        """What a stream is called."""
+        return self._streams.name(stream) if len(stream) <= _LONGEST_NAMED else None
 
     def _destination(self, subject: str) -> Destination:
         """Tells what a subject is."""
@@ -90,7 +97,7 @@ class Names:
         return self._named(subject, subscription) if _matches(subscription, subject) else destination
 
     def _named(self, subject: str, pattern: str) -> Destination:
-        label = self._subjects.name(pattern)
+        label = self._subjects.name(pattern) if len(pattern) <= _LONGEST_NAMED else None
         return Destination(subject, label, label if label != subject else None, False)
 
 
@@ -122,13 +129,9 @@ def _store_template(subject: str) -> str | None:
     return None
 
 
-@lru_cache(1024)
-def _pattern(subscription: str) -> SubjectPatterns:
-    try:
-        return SubjectPatterns((subscription,))
-    except ValueError:  # no server would write it
-        return SubjectPatterns(())
-
-
 def _matches(subscription: str, subject: str) -> bool:
-    return _pattern(subscription).find(subject) is not None
+    wanted, tokens = subscription.split("."), subject.split(".")
+    if wanted[-1] == ">" and len(tokens) >= len(wanted):
+        wanted = wanted[:-1]
+        tokens = tokens[: len(wanted)]
+    return len(wanted) == len(tokens) and all(want in ("*", token) for want, token in zip(wanted, tokens, strict=True))

@@ -32,6 +32,9 @@ _MOST_WAITING_BYTES = 64 * 1024 * 1024
 
 _DRAIN_TIMEOUT = 5.0
 
+_BACKLOG_TIMEOUT = 20.0
+"""Seconds that a stop waits for what has arrived: as much as may wait, at the speed of a backend that is well."""
+
 _BATCH = 256
 """Events of a stream that are taken, exported and acknowledged together."""
 
@@ -93,7 +96,11 @@ class Subjects:
                 await asyncio.wait_for(asyncio.gather(*drains), _DRAIN_TIMEOUT)
             except (Error, OSError, asyncio.TimeoutError) as error:
                 _logger.debug("drain: %r", error)
-        while any(subscription.pending_msgs for subscription in self._subscriptions):
+        deadline = asyncio.get_running_loop().time() + _BACKLOG_TIMEOUT
+        while left := sum(subscription.pending_msgs for subscription in self._subscriptions):
+            if asyncio.get_running_loop().time() > deadline:
+                _logger.warning("%d events that had arrived were not exported in time", left)
+                return
             await asyncio.sleep(0.01)
 
     async def _take(self, msg: Msg) -> None:
