@@ -29,6 +29,10 @@ def main() -> None:
         picture = PICTURES / f"{example.stem.replace('_', '-')}.svg"
         subprocess.run([sys.executable, str(example), "--svg", str(picture)], check=True, stdout=subprocess.DEVNULL)
         print(picture)
+    picture = PICTURES / "server-trace.svg"
+    command = [sys.executable, str(HERE / "demo"), "--server-trace", "--svg", str(picture)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    print(picture)
 
 
 if __name__ == "__main__":

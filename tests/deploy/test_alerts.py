@@ -22,7 +22,7 @@ HERE = Path(__file__).resolve().parent
 RULES = HERE.parent.parent / "docs" / "alerts" / "prometheus-rules.yml"
 FASTER = 60
 """A minute of the rules is a second here."""
-TIMEOUT = 90.0
+TIMEOUT = 120.0
 STATE = "nats_client_connection_state"
 
 EXPECTED = {

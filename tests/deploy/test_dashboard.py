@@ -38,7 +38,7 @@ def test_shows_data(panel: dict[str, Any], prometheus: tuple[Prometheus, float, 
     running, start, end = prometheus
     names: list[str] = []
     for target in panel["targets"]:
-        found = lines(running, target, start, end)
+        found = lines(running, target, start, end, step=1)
         values = [value for line in found for _, value in line.points if not math.isnan(value)]
         assert values and max(values) > 0, target["expr"]
         assert min(values) >= 0, target["expr"]

@@ -19,17 +19,19 @@ import venv
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
 
-from support.deployment import DEPLOY, ROOT, dockerfile, services
+from support.deployment import DEPLOY, ROOT, dockerfile, load, services
 from support.otlp import OtlpReceiver, ReceivedSpan
 from support.rotel import Rotel
 from support.server import find_server
 
 TIMEOUT = 60.0
 SERVICES = DEPLOY / "services"
+SERVER_TRACE = entry_points(group="console_scripts", name="opentelemetry-nats-server-trace")
 
 
 def free_port() -> int:
@@ -91,15 +93,15 @@ class Stack:
     addresses: Mapping[str, str]
     processes: dict[str, subprocess.Popen[str]] = field(default_factory=dict)
 
-    def start(self, name: str) -> subprocess.Popen[str]:
-        """Starts a service as the compose file has it."""
+    def start(self, name: str, **variables: str) -> subprocess.Popen[str]:
+        """Starts a service as the compose file has it, but for these variables."""
         service = services()[name]
         entrypoint = service.get("entrypoint") or re.findall(
             r'"([^"]+)"', dockerfile(SERVICES / "Dockerfile")["instrumented"][-1]
         )
         command = [*entrypoint, *service["command"]]
         command[0] = str(self.image / "venv" / "bin" / command[0])
-        env = {key: self.local(value) for key, value in service["environment"].items()}
+        env = {key: self.local(value) for key, value in service["environment"].items()} | variables
         path = f"{self.image / 'venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
         process = subprocess.Popen(
             list(map(self.local, command)),
@@ -209,6 +211,13 @@ def test_an_order_is_one_trace_through_the_whole_stack(stack: Stack):
     # The log has the trace ids, and stays readable.
     ids = set(re.findall(r"trace_id=(\w{32})", out["billing"][1]))
     assert ids and ids <= {span.trace_id for span in stack.receiver.spans}
+    # Each policy of tail sampling that asks for an attribute finds spans that have it.
+    for policy in load(DEPLOY / "collector" / "collector.yaml")["processors"]["tail_sampling"]["policies"]:
+        settings = policy[policy["type"]]
+        if "key" in settings:
+            found = {span.attributes.get(settings["key"]) for span in stack.receiver.spans} - {None}
+            wanted = set(settings.get("values", [])) or {value for value in found if value >= settings["min_value"]}
+            assert wanted and wanted <= found, policy["name"]
     # The metrics came by the same way, and say at last that the connections are closed.
     last = {metric.resource["service.name"]: metric for metric in stack.receiver.metrics if metric.name == CONNECTIONS}
     assert {name: sum(value for _, value in metric.points) for name, metric in last.items()} == dict.fromkeys(out, 0)
@@ -216,6 +225,29 @@ def test_an_order_is_one_trace_through_the_whole_stack(stack: Stack):
 
 CONNECTIONS = "nats.client.connections"
 ENDS = ("ack", "nak", "term")
+
+
+@pytest.mark.skipif(not SERVER_TRACE, reason="this version has no command opentelemetry-nats-server-trace")
+def test_the_servers_hops_are_in_the_trace(stack: Stack):
+    stack.start("server-trace")
+    for name in ("billing", "shop"):
+        stack.start(name)
+    # One message in ten makes events.
+    stack.start("load", RATE="50")
+
+    def hops() -> list[ReceivedSpan]:
+        return [span for span in stack.receiver.spans if span.name == "store orders"]
+
+    eventually(hops, "the server's span of a stored order")
+    for name in ("load", "shop", "billing", "server-trace"):
+        stack.end(name)
+    spans = {span.span_id: span for span in stack.receiver.spans}
+    for hop in hops():
+        ingress = spans[hop.parent_span_id]
+        publish = spans[ingress.parent_span_id]
+        assert (publish.service, publish.name) == ("shop", "publish orders.*.created")
+        assert {span.trace_id for span in (hop, ingress, publish)} == {hop.trace_id}
+        assert ingress.resource["nats.server.name"] == "n1"
 
 
 def test_the_services_wait_for_their_server(image: Path, otlp: OtlpReceiver, tmp_path: Path):

@@ -136,6 +136,18 @@ async def test_switches_that_silence(nats_server: NatsServer, otlp: OtlpReceiver
     assert (program.returncode, otlp.spans) == (0, [])
 
 
+async def test_a_nats_py_that_is_too_old_is_named(nats_server: NatsServer, otlp: OtlpReceiver, tmp_path: Path):
+    old = tmp_path / "nats_py-2.1.0.dist-info"
+    old.mkdir()
+    (old / "METADATA").write_text("Metadata-Version: 2.1\nName: nats-py\nVersion: 2.1.0\n", encoding="utf-8")
+    env = {**otlp.environment("shop"), "PYTHONPATH": str(tmp_path)}
+    program = await run(PROGRAM, nats_server.url, env={**env, "OTEL_PYTHON_LOG_AUTO_INSTRUMENTATION": "false"})
+    [message] = re.findall(r"\| `(nats only instruments [^`]*)`", PAGE)
+    for part in message.split(" ..."):
+        assert part.strip('"') in program.stderr
+    assert (program.stdout, otlp.spans) == ("done\n", [])
+
+
 async def test_instrumented_too_late(nats_server: NatsServer, otlp: OtlpReceiver):
     env = {**otlp.environment("shop"), "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "nats"}
     program = await run(LATE, nats_server.url, env=env)

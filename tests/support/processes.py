@@ -67,6 +67,11 @@ class Program:
         """What it has written to its standard error so far."""
         return self._stderr.decode(errors="replace")
 
+    @property
+    def pid(self) -> int:
+        """The id of its process."""
+        return self._process.pid
+
     async def __aenter__(self) -> Program:
         self._directory = tempfile.TemporaryDirectory(prefix="program-")
         file = Path(self._directory.name, "program.py")

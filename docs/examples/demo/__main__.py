@@ -11,6 +11,9 @@ It starts a nats-server and, under `opentelemetry-instrument`, the plain nats-py
 and posts some orders; stops everything and prints each trace as a tree and the metrics as a table. With
 `OTEL_EXPORTER_OTLP_ENDPOINT` set (OTLP over HTTP, `http://localhost:4318` say) the spans go there as well. `PORT` is
 the port of the HTTP gateway, any free one without.
+
+With `--server-trace` (and `'.[demo,server-trace]'` installed) three servers form a cluster, each service connects to
+another one, and the way of each message through them is in its trace.
 """
 
 # Before everything else, so that Ctrl-C is answered while the other modules are loaded.

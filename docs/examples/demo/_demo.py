@@ -15,6 +15,7 @@ from collections import Counter
 from contextlib import ExitStack
 from http.client import HTTPConnection
 from importlib.util import find_spec
+from itertools import cycle
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -23,6 +24,7 @@ from _interrupts import held_back
 from _numbers import show_metrics
 from _picture import save_picture
 from _processes import Child, DemoError, find, nats_url, ready_line, start_nats_server
+from _server_trace import EXPORTER, start_traced_cluster
 from _tree import Span, decode, outline, show
 from rich.console import Console
 
@@ -40,7 +42,7 @@ WIDTH_AT_MOST = 120
 def run() -> None:
     """Runs the whole demo.
 
-    `--svg FILE` as its arguments draws the order that is tried twice.
+    `--svg FILE` draws the order that is tried twice. `--server-trace` runs all on a cluster and shows the hops as well.
 
     Raises:
         DemoError: something that it needs is missing or failed.
@@ -58,23 +60,28 @@ def run() -> None:
     console = Console(highlight=False)
     console.width = min(console.width, WIDTH_AT_MOST) if console.is_terminal else WIDTH_OF_A_PIPE
 
+    server_trace = "--server-trace" in sys.argv
     children: dict[str, Child] = {}
     with ExitStack() as held:
         try:
             with held_back():
                 folder = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="nats-demo-")))
                 collector = held.enter_context(Collector())
-                children["nats-server"] = server = start_nats_server(nats_server, folder)
-            url = server.wait_until(nats_url)
-            console.print(f"[bold]nats-server[/] listens on {url}")
-            gateway = start_services(children, launcher, folder, url, collector.endpoint)
+                if not server_trace:
+                    children["nats-server"] = start_nats_server(nats_server, folder)
+            if server_trace:
+                urls = start_traced_cluster(children, nats_server, folder, collector.endpoint)
+            else:
+                urls = [children["nats-server"].wait_until(nats_url)]
+            console.print(f"[bold]nats-server[/] listens on {', '.join(urls)}")
+            gateway = start_services(children, launcher, folder, urls, collector.endpoint)
             console.print(f"[bold]{', '.join(STARTED)}[/] are ready")
             status = call(gateway, "PUT", "/prices", PRICES)
             console.print(f"PUT  {gateway}/prices  {', '.join(PRICES)}: {status}")
             for article, quantity in ORDERS:
                 status = call(gateway, "POST", "/orders", {"article": article, "quantity": quantity})
                 console.print(f"POST {gateway}/orders  {quantity} {article}: {status}")
-            for service in STOPPED:
+            for service in (*STOPPED, EXPORTER) if server_trace else STOPPED:
                 children[service].stop()
         finally:
             with held_back():
@@ -85,8 +92,8 @@ def run() -> None:
         raise DemoError("No span arrived. Is the instrumentation installed here? pip install '.[demo]'")
     console.print()
     show(spans, console)
-    if sys.argv[1:2] == ["--svg"]:
-        draw(spans, Path(sys.argv[2]))
+    if "--svg" in sys.argv:
+        draw(spans, Path(sys.argv[sys.argv.index("--svg") + 1]))
     show_metrics(collector.metrics, console)
     if endpoint := user_endpoint():
         try:
@@ -117,14 +124,16 @@ def check_port(port: str) -> None:
         raise DemoError(f"PORT={port} can't be used: {error}") from None
 
 
-def start_services(children: dict[str, Child], launcher: str, folder: Path, nats_server: str, collector: str) -> str:
+def start_services(
+    children: dict[str, Child], launcher: str, folder: Path, nats_servers: list[str], collector: str
+) -> str:
     """Starts the services as their users would, with `opentelemetry-instrument` before their commands.
 
     Args:
         children: where to remember them.
         launcher: path of `opentelemetry-instrument`.
         folder: for their output.
-        nats_server: URL of the nats-server.
+        nats_servers: URLs of the servers; each service connects to another one, as far as there are some.
         collector: URL of the OTLP receiver.
 
     Returns:
@@ -134,7 +143,6 @@ def start_services(children: dict[str, Child], launcher: str, folder: Path, nats
     env = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
     env |= {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
     env |= {
-        "NATS_URL": nats_server,
         "no_proxy": "127.0.0.1",
         "OTEL_RESOURCE_ATTRIBUTES": os.environ.get("OTEL_RESOURCE_ATTRIBUTES", ""),
         "OTEL_TRACES_EXPORTER": "otlp",
@@ -144,12 +152,12 @@ def start_services(children: dict[str, Child], launcher: str, folder: Path, nats
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector,
         "OTEL_BSP_SCHEDULE_DELAY": "200",
     }
-    first, *others = STARTED
+    urls = {service: {"NATS_URL": url} for service, url in zip(STARTED, cycle(nats_servers))}
 
     def start(service: str) -> None:
         command = [launcher, sys.executable, str(SERVICES / f"{service}.py")]
         with held_back():
-            children[service] = Child(service, command, folder, env | {"OTEL_SERVICE_NAME": service})
+            children[service] = Child(service, command, folder, env | urls[service] | {"OTEL_SERVICE_NAME": service})
 
     for service in STARTED:
         start(service)

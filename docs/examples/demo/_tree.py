@@ -63,7 +63,10 @@ def decode(request: ExportTraceServiceRequest) -> list[Span]:
     """All spans of an OTLP request, by their start."""
     spans: list[Span] = []
     for resource_spans in request.resource_spans:
-        service = _strings(resource_spans.resource.attributes).get("service.name", "unknown")
+        resource = _strings(resource_spans.resource.attributes)
+        service = resource.get("service.name", "unknown")
+        if server := resource.get("nats.server.name"):
+            service = f"nats {server}"
         for scope_spans in resource_spans.scope_spans:
             for span in scope_spans.spans:
                 spans.append(

@@ -88,7 +88,7 @@ async def sell(nc: Client, js: JetStreamContext, stop: asyncio.Event) -> None:
             await nc.publish("heartbeats", b"alive")
             await nc.request("prices", b"apple", timeout=1)
             # Now and then many come at once: a backlog.
-            for item in range(20 if number % 25 == 0 else 1):
+            for item in range(40 if number % 25 == 0 else 1):
                 await js.publish(f"orders.{number + item}.created", b"apple")
             if number % 7 == 0:
                 await nc.request("discounts", b"apple", timeout=1)

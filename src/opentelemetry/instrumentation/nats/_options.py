@@ -99,7 +99,7 @@ class InstrumentOptions(TypedDict, total=False):
     record_exception_messages: bool
 
 
-@dataclass(init=False)
+@dataclass(init=False, repr=False, eq=False)  # each function that it writes takes time at import
 class NatsConfiguration:
     """The options as a declarative configuration file gives them (`instrumentation/development: python: nats:`).
 

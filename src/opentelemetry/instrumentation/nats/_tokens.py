@@ -13,7 +13,23 @@ patterns that backtrack are avoided: 1 to 2 us, and less than 1 us for numbers, 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from operator import add
+from typing import Any
+
+
+def _lazily(method: str, pattern: str) -> Callable[[str], Any]:
+    """Returns the method of a pattern that is compiled when it is first needed: all of them take a millisecond."""
+    compiled: Callable[[str], Any] | None = None
+
+    def run(text: str) -> Any:
+        nonlocal compiled
+        if compiled is None:
+            compiled = getattr(re.compile(pattern), method)
+        return compiled(text)  # pyright: ignore[reportOptionalCall]
+
+    return run
+
 
 # The usual token is short and has neither a digit nor a sign of an address: one scan in C spares it the rest.
 _SUSPECT = re.compile(r"\d|[%@=:]|.{15}").search
@@ -22,26 +38,29 @@ _SUSPECT = re.compile(r"\d|[%@=:]|.{15}").search
 _LONGEST_WORD = 128
 
 # Without a separator.
-_ID = re.compile(
+_ID = _lazily(
+    "fullmatch",
     r"\d+"
     r"|(?=[a-fA-F]*\d)[0-9a-fA-F]{8,}"
     r"|0[xX][0-9a-fA-F]+"
-    r"|(?=\D*\d+\D+\d+\D+\d)(?:[0-9A-Za-z]{20,}|[0-9A-Z]{12,})"  # ULID, KSUID and the like, with digits throughout
-).fullmatch
+    r"|(?=\D*\d+\D+\d+\D+\d)(?:[0-9A-Za-z]{20,}|[0-9A-Z]{12,})",  # ULID, KSUID and the like, with digits throughout
+)
 
 # With separators.
-_COMPOUND_ID = re.compile(
+_COMPOUND_ID = _lazily(
+    "fullmatch",
     r"[0-9a-fA-F]{8}(?:[-_][0-9a-fA-F]{4}){3}[-_][0-9a-fA-F]{12}"  # a UUID
     r"|[0-9a-fA-F]{2}(?:[:-][0-9a-fA-F]{2}){5,7}"  # a MAC address, or one of 64 bits
-    r"|[0-9a-fA-F]{0,4}([:-])(?=\D*\d)[0-9a-fA-F]{0,4}(?:\1[0-9a-fA-F]{0,4}){1,7}(?:%\w+)?"  # an IPv6 address
-).fullmatch
-_TYPED = re.compile(r"[^%@]*(?:%[0-9a-fA-F]{2}|[^@]@[^@])").match  # percent-encoded, or an e-mail address
-_PADDED = re.compile(r"[0-9A-Za-z+/_-]{3,}={1,6}").fullmatch  # base64 or base32
-_POD = re.compile(r".+-[bcdfghjklmnpqrstvwxz2-9]{8,10}-[bcdfghjklmnpqrstvwxz2-9]{5}").fullmatch  # of Kubernetes
-_MIXED_PART = re.compile(
+    r"|[0-9a-fA-F]{0,4}([:-])(?=\D*\d)[0-9a-fA-F]{0,4}(?:\1[0-9a-fA-F]{0,4}){1,7}(?:%\w+)?",  # an IPv6 address
+)
+_TYPED = _lazily("match", r"[^%@]*(?:%[0-9a-fA-F]{2}|[^@]@[^@])")  # percent-encoded, or an e-mail address
+_PADDED = _lazily("fullmatch", r"[0-9A-Za-z+/_-]{3,}={1,6}")  # base64 or base32
+_POD = _lazily("fullmatch", r".+-[bcdfghjklmnpqrstvwxz2-9]{8,10}-[bcdfghjklmnpqrstvwxz2-9]{5}")  # of Kubernetes
+_MIXED_PART = _lazily(
+    "search",
     r"(?<![^\W_])(?=[a-fA-F]*\d[a-fA-F]*\d)[0-9a-fA-F]{6,}(?![^\W_])"  # hexadecimal
-    r"|[A-Za-z]\d+[A-Za-z]+\d+[A-Za-z]|\d[A-Za-z]+\d+[A-Za-z]+\d"  # letters and digits in turns
-).search
+    r"|[A-Za-z]\d+[A-Za-z]+\d+[A-Za-z]|\d[A-Za-z]+\d+[A-Za-z]+\d",  # letters and digits in turns
+)
 
 # To the shape of a token: of `Web-7d4b` that is `Aaa-0a0a`. Substrings of it are found faster than patterns.
 _SHAPE = bytes.maketrans(
@@ -65,17 +84,18 @@ _UNITS = frozenset(
     "ms s sec secs second seconds m min mins minute minutes h hr hrs hour hours day days week weeks month months"
     " year years".split()
 )
-_NAMED = re.compile(
+_NAMED = _lazily(
+    "fullmatch",
     r"(?:iso|rfc|ieee|iec|din|nmea)\d{4,5}|rsa(?:1024|2048|3072|4096)|(?:cp|windows)125\d"
-    r"|(?:ed|x|curve)25519|(?:x?chacha20)?poly1305|es20\d\d|j1939|\d{4}[pi]"
-).fullmatch
-_WORDS = re.compile(r"[a-z]+").findall
+    r"|(?:ed|x|curve)25519|(?:x?chacha20)?poly1305|es20\d\d|j1939|\d{4}[pi]",
+)
+_WORDS = _lazily("findall", r"[a-z]+")
 _MAY_BE_NAMED = _NUMBERED | _UNITS | frozenset("ed x curve poly chacha xchacha es j p i".split())
-_PARTS = re.compile(r"[^\W_]+").findall
-_LONG_NUMBER = re.compile(r"\d{4}").search
+_PARTS = _lazily("findall", r"[^\W_]+")
+_LONG_NUMBER = _lazily("search", r"\d{4}")
 
-_BASE64 = re.compile(r"[0-9A-Za-z_-]{10,}").fullmatch
-_BASE62 = re.compile(r"(?=\D*\d)(?=\d*\D)(?:[0-9A-Za-z]{20,}|[0-9A-Z]{16,})").fullmatch
+_BASE64 = _lazily("fullmatch", r"[0-9A-Za-z_-]{10,}")
+_BASE62 = _lazily("fullmatch", r"(?=\D*\d)(?=\d*\D)(?:[0-9A-Za-z]{20,}|[0-9A-Z]{16,})")
 
 # Three in four pairs of letters in what people name are one of these; in an id, one in five.
 _COMMON = (
