@@ -247,12 +247,12 @@ class TestSubjects:
         await subjects.open()
         await nc.publish("trace", event(1))
         await flush(nc)
-        await eventually(lambda: exporter.health.events)
+        await eventually(lambda: exporter.health.events, 15, "the event")
         server.stop()
-        await eventually(lambda: not reader.is_connected)
+        await eventually(lambda: not reader.is_connected, 15, "the end of the connection")
         stop = asyncio.Event()
         stop.set()
-        await asyncio.wait_for(subjects.read(stop), 10)
+        await asyncio.wait_for(subjects.read(stop), 30)
         assert exporter.health.spans == 3
 
     async def test_what_comes_too_fast_is_counted(
