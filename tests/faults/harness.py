@@ -95,7 +95,10 @@ class Child:
     @property
     def output(self) -> str:
         """What it has written, for a failure."""
-        return "\n".join([*self._lines[-20:], self._stderr.decode(errors="replace")[-8000:]])
+        errors = self._stderr.decode(errors="replace")
+        # Where a program fails its loop may end in the midst of anything, of which Python tells at length.
+        shown = errors if len(errors) < 8000 else f"{errors[:6000]}\n...\n{errors[-2000:]}"
+        return "\n".join([*self._lines[-20:], shown])
 
     async def ended(self, mode: str) -> Outcome:
         """Waits for its end.
@@ -103,10 +106,9 @@ class Child:
         Raises:
             AssertionError: It failed, or did not end.
         """
-        try:
-            await asyncio.wait_for(asyncio.gather(*self._readers, self._process.wait()), TIMEOUT)
-        except asyncio.TimeoutError:
-            raise AssertionError(f"the {mode} run did not end within {TIMEOUT} s\n{self.output}") from None
+        _, running = await asyncio.wait(self._readers, timeout=TIMEOUT)
+        assert not running, f"the {mode} run did not end within {TIMEOUT} s\n{self.output}"
+        await self._process.wait()
         assert self._process.returncode == 0, f"the {mode} run failed\n{self.output}"
         last = json.loads(self._lines[-1])
         stderr = self._stderr.decode(errors="replace")

@@ -5,20 +5,18 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 from faults.harness import Outcome, check_same, result_parts, run_on_server
+from faults.loops import LOOPS
 from faults.normal import frames
 from faults.options import OPTIONS, known
 from faults.recipes import RECIPES
 
 from support.patched import PATCHED
 
-LOOPS = ["asyncio", pytest.param("eager", marks=pytest.mark.skipif(sys.version_info < (3, 12), reason="new in 3.12"))]
-LOOPS += ["uvloop"]
 TURNS = 41
 """Turns of the loop at each of which an operation is cancelled: more than an answer of a server nearby takes."""
 

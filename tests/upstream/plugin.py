@@ -43,6 +43,8 @@ class _Outcomes:
         self._outcomes: dict[str, str] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.outcome not in _RANK:  # "rerun", by a plugin: another outcome follows
+            return
         before = self._outcomes.get(report.nodeid, "skipped")
         self._outcomes[report.nodeid] = max(before, report.outcome, key=_RANK.index)
 
