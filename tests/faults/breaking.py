@@ -13,7 +13,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from faults.harness import Outcome, serving, started
-
 from support.proxy import Proxy
 from support.server import HOST, NatsServer, ServerError, ask
 from support.waiting import eventually

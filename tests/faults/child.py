@@ -13,7 +13,7 @@ import gc
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from importlib import import_module
 from typing import Any
 
@@ -34,12 +34,16 @@ def new_loop(kind: str) -> asyncio.AbstractEventLoop:
 
 
 def run(program: Callable[[World], Any], world: World) -> Any:
-    """Runs a program: a coroutine function in a loop of its kind, any other as it is."""
-    if not asyncio.iscoroutinefunction(program):
-        return program(world)
+    """Runs a program: a coroutine in a loop of its kind, what is none as it is."""
+    result = program(world)
+    return run_in_loop(result, world) if asyncio.iscoroutine(result) else result
+
+
+def run_in_loop(coroutine: Coroutine[Any, Any, Any], world: World) -> Any:
+    """Runs a coroutine in a loop of its own."""
     loop = new_loop(world.parameters.get("loop", "asyncio"))
     try:
-        return loop.run_until_complete(program(world))
+        return loop.run_until_complete(coroutine)
     finally:
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.run_until_complete(loop.shutdown_default_executor())

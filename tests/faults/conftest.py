@@ -9,6 +9,7 @@ import os
 import random
 
 import pytest
+
 from faults.harness import COLUMNS, SHOWN
 
 SEED = "FAULTS_SEED"

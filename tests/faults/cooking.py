@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager
 
 from faults.recipes import Kitchen, Operation, Recipe
 from faults.world import World
-
 from support.server import delete_streams
 
 

@@ -22,7 +22,6 @@ from typing import Any
 
 from faults.child import ALL, BARE, MODES, ON
 from faults.world import SIGN
-
 from support.proxy import Proxy
 from support.server import NatsServer
 

@@ -14,9 +14,10 @@ from collections.abc import Awaitable, Callable
 from importlib import import_module
 from typing import Any
 
-from faults.world import PATIENCE, World, until
 from nats.aio.client import Client
 from nats.js import JetStreamContext, api
+
+from faults.world import PATIENCE, World, until
 
 Operation = Callable[[], Awaitable[Any]]
 """The call that is looked at."""

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import pytest
+
 from faults.harness import check_same, run_on_server
 from faults.loops import LOOPS
 

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+
 from faults.harness import Outcome, check_same, result_parts, run_on_server
 from faults.loops import LOOPS
 from faults.normal import frames
 from faults.options import OPTIONS, known
 from faults.recipes import RECIPES
-
 from support.patched import PATCHED
 
 TURNS = 41

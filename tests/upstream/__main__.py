@@ -24,11 +24,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from upstream.plugin import INSTRUMENTED, OUTCOMES, PATHS  # noqa: E402
-from upstream.suites import SUITES, Suite  # noqa: E402
-
 from support.server import HOST, START_TIMEOUT, find_server  # noqa: E402
 from support.waiting import wait  # noqa: E402
+from upstream.plugin import INSTRUMENTED, OUTCOMES, PATHS  # noqa: E402
+from upstream.suites import SUITES, Suite  # noqa: E402
 
 AGAIN = 3
 """How often a test is run again before it counts as differing."""

@@ -12,9 +12,10 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
+from nats.aio.client import Client
+
 from faults.normal import plain
 from faults.world import PATIENCE, World, until
-from nats.aio.client import Client
 from support.proxy import Proxy
 from support.server import HOST
 

@@ -14,9 +14,10 @@ import hashlib
 from collections import Counter
 from typing import Any
 
-from faults.world import RETRIED, World, insist, until
 from nats.aio.client import Client
 from nats.js import api
+
+from faults.world import RETRIED, World, insist, until
 
 STREAM = "load"
 PUBLISHERS = 8
