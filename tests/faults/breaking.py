@@ -114,7 +114,7 @@ async def _cluster() -> AsyncIterator[dict[str, NatsServer]]:
 
 async def _start_cluster() -> dict[str, NatsServer]:
     for attempt in range(5):
-        ports = _free_ports(CLUSTER)
+        ports = free_ports(CLUSTER)
         routes = ", ".join(f'"nats://{HOST}:{port}"' for port in ports)
         servers = {
             f"n{number}": NatsServer(
@@ -133,7 +133,8 @@ async def _start_cluster() -> dict[str, NatsServer]:
     raise AssertionError("unreachable")
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on at the moment."""
     sockets = [socket.socket() for _ in range(count)]
     for each in sockets:
         each.bind((HOST, 0))

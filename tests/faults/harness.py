@@ -17,10 +17,12 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from difflib import unified_diff
 from pathlib import Path
 from typing import Any
 
 from faults.child import ALL, BARE, MODES, ON
+from faults.normal import frames
 from faults.world import SIGN
 from support.proxy import Proxy
 from support.server import NatsServer
@@ -233,6 +235,12 @@ Parts = Callable[[Outcome], Mapping[str, Any]]
 """Takes an outcome apart into what is compared, each by a name."""
 
 
+def results_and_frames(outcome: Outcome) -> Mapping[str, Any]:
+    """That, and the frames of each connection in their order."""
+    wire = {f"connection {number}": list(frames(sent)) for number, sent in enumerate(outcome.sent)}
+    return {**result_parts(outcome), **wire, "errors": outcome.errors}
+
+
 def result_parts(outcome: Outcome) -> Mapping[str, Any]:
     """What the program returned, compared entry by entry."""
     return outcome.result if isinstance(outcome.result, Mapping) else {"result": outcome.result}
@@ -252,11 +260,11 @@ def _show(scenario: str, outcome: Outcome) -> None:
     SHOWN.append([scenario, outcome.mode, *told, *counts, secrets])
 
 
-async def check_same(scenario: str, run: Run, parts: Parts = result_parts) -> dict[str, Outcome]:
+async def check_same(scenario: str | None, run: Run, parts: Parts = result_parts) -> dict[str, Outcome]:
     """Runs a program in all modes and compares, see the module.
 
     Args:
-        scenario: What it is, for the figures.
+        scenario: What it is, for the figures; None for none.
         run: Runs it.
         parts: Takes an outcome apart.
 
@@ -268,7 +276,8 @@ async def check_same(scenario: str, run: Run, parts: Parts = result_parts) -> di
     """
     outcomes = await run_modes(run)
     for outcome in outcomes.values():
-        _show(scenario, outcome)
+        if scenario is not None:
+            _show(scenario, outcome)
     for mode in INSTRUMENTED:
         check_report(outcomes[mode])
     seen: dict[str, list[Any]] = {name: [part] for name, part in parts(outcomes[BARE]).items()}
@@ -295,8 +304,6 @@ def _differences(outcomes: Mapping[str, Outcome], parts: Parts, seen: Mapping[st
 
 
 def _lines(actual: str, expected: str) -> str:
-    from difflib import unified_diff  # noqa: PLC0415
-
     lines = list(unified_diff(expected.splitlines(), actual.splitlines(), "bare", "instrumented", lineterm="", n=2))
     return "\n".join(lines[:60])
 

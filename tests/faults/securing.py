@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import json
 import secrets
-import socket
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,8 @@ import nkeys
 import trustme
 
 from support.server import HOST
+
+PORT = "PORT"
 
 
 @dataclass
@@ -30,7 +31,7 @@ class Security:
         wrong: The same with something wrong, which the server refuses.
         secrets: What must not be in any telemetry.
         scheme: The scheme of the client's URL.
-        port: The client's port, where it is not the server's first.
+        own_port: Whether the client's port is not the server's first, but another at `PORT` in the configuration.
         user: User and password in the URL.
         plain: Whether a proxy can read what is sent.
     """
@@ -40,7 +41,7 @@ class Security:
     wrong: dict[str, Any]
     secrets: list[str] = field(default_factory=list)
     scheme: str = "nats"
-    port: int | None = None
+    own_port: bool = False
     user: str = ""
     plain: bool = True
 
@@ -129,10 +130,10 @@ def credentials(directory: Path) -> Security:
 
 def websocket(directory: Path) -> Security:
     """WebSocket, and a token."""
-    secret, port = _secret(), _free_port()
-    config = f'authorization {{ token: "{secret}" }}\nwebsocket {{ listen: "{HOST}:{port}", no_tls: true }}'
+    secret = _secret()
+    config = f'authorization {{ token: "{secret}" }}\nwebsocket {{ listen: "{HOST}:{PORT}", no_tls: true }}'
     right = {"token": secret}
-    return Security(config, right, {"token": f"{secret}-wrong"}, [secret], scheme="ws", port=port, plain=False)
+    return Security(config, right, {"token": f"{secret}-wrong"}, [secret], scheme="ws", own_port=True, plain=False)
 
 
 SECURITIES = (tls, mutual_tls, token, user, user_in_url, nkey, credentials, websocket)
@@ -140,12 +141,6 @@ SECURITIES = (tls, mutual_tls, token, user, user_in_url, nkey, credentials, webs
 
 def _secret() -> str:
     return f"secret-{secrets.token_hex(8)}"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return probe.getsockname()[1]
 
 
 def _certificates(directory: Path) -> tuple[str, str]:

@@ -5,14 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import pytest
 
-from faults.harness import Outcome, check_same, result_parts, run_on_server
+from faults.harness import check_same, results_and_frames, run_on_server
 from faults.loops import LOOPS
-from faults.normal import frames
 from faults.options import OPTIONS, known
 from faults.recipes import RECIPES
 from support.patched import PATCHED
@@ -29,12 +25,6 @@ def test_every_row_has_a_recipe():
 
 def test_every_option_has_a_value():
     assert known() == known() & set(OPTIONS), f"give a value in tests/faults/options.py: {known() - set(OPTIONS)}"
-
-
-def results_and_frames(outcome: Outcome) -> Mapping[str, Any]:
-    # A connection's frames, in their order, but for what two tasks of nats-py send side by side.
-    wire = {f"connection {number}": list(frames(sent)) for number, sent in enumerate(outcome.sent)}
-    return {**result_parts(outcome), **wire, "errors": outcome.errors}
 
 
 async def test_operations_return_raise_and_send_the_same():
