@@ -28,7 +28,7 @@ OUTCOMES = "UPSTREAM_OUTCOMES"
 PATHS = "UPSTREAM_PATHS"
 """Environment variable: what the tests import from, besides the packages that are installed."""
 
-_RANK = ("skipped", "passed", "failed")
+_RANK = ("passed", "skipped", "failed")
 
 
 def _instrumented() -> bool:
@@ -45,7 +45,7 @@ class _Outcomes:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.outcome not in _RANK:  # "rerun", by a plugin: another outcome follows
             return
-        before = self._outcomes.get(report.nodeid, "skipped")
+        before = self._outcomes.get(report.nodeid, "passed")
         self._outcomes[report.nodeid] = max(before, report.outcome, key=_RANK.index)
 
     def pytest_sessionfinish(self) -> None:
