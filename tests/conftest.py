@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import inspect
 import itertools
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
@@ -138,6 +140,14 @@ async def nc(connect: Callable[..., Awaitable[Client]], _telemetry_if_used: Tele
 def js(nc: Client) -> JetStreamContext:
     """The JetStream context of `nc`."""
     return nc.jetstream()
+
+
+if os.environ.get("TESTS_LOOP") == "uvloop":
+
+    @pytest.fixture(scope="session")
+    def event_loop_policy() -> Any:
+        """All tests in uvloop's loops: `tox -e uvloop`."""
+        return importlib.import_module("uvloop").EventLoopPolicy()
 
 
 _numbers = itertools.count()

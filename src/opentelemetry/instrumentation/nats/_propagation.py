@@ -237,13 +237,27 @@ class Propagation:
             return headers
         return headers if _block_size(merged) > room else merged
 
+    def _echoes_lists(self, headers: Any) -> bool:
+        """Tells whether headers are those of a received message, with lists as the `fast_parse` extra makes them.
+
+        `Msg.respond` sends such headers back, and nats-py refuses a list: an answer to somebody who has sent none but
+        the headers of a context would fail, because of that context.
+        """
+        if type(headers) is not dict or list not in map(type, headers.values()):  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType, reportUnknownMemberType]
+            return False
+        found = span_context(extract(headers, Context()))  # pyright: ignore[reportUnknownArgumentType]
+        return found is not None and self._came_with_a_message(found.span_id)
+
     def _merge(self, headers: Any, ours: dict[str, str]) -> Any:
         fields = self.fields()
         kept: list[tuple[str, Any]] = []
         carried: list[tuple[str, Any]] = []
+        echoes = self._echoes_lists(headers)
         for name, value in headers.items():
             lower = name.lower()
             of_context = lower in fields or (lower == _TRACE_DEST and value == _TRACE_DISABLED)
+            if of_context and echoes and isinstance(value, list):
+                continue
             (carried if of_context else kept).append((name, value))
         if carried:
             kept += _not_replaced(carried, ours)
