@@ -30,9 +30,11 @@ OPTIONS: dict[str, Any] = {
     "excluded_subjects": [EXCLUDED],
     "propagation_excluded_subjects": ["bare.>"],
     "subject_templates": ["templated.*.>"],
+    "subject_names": 3,
     "headers_included": ["*"],
     "headers_excluded": ["x-private"],
     "activate_next_msg": True,
+    "record_exception_messages": False,
 }
 
 

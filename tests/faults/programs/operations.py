@@ -24,4 +24,5 @@ async def main(world: World) -> Any:
                 results[method] = plain(error)
             # Results are kept until here: a loop's last body must not need the garbage collector to end.
             world.check_context(method)
+    world.figures(load=f"{len(results)} operations", faults="-", lost=0, doubled=0)
     return results
