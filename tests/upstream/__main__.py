@@ -87,7 +87,7 @@ def run(suite: Suite, checkout: Path, mode: str, arguments: Sequence[str]) -> Ou
         command = [sys.executable, "-m", "pytest", "-c", str(ini), "--rootdir", str(checkout), "-p", "upstream.plugin"]
         # pytest's own tracebacks parse the source, which after one of the tests fails in CPython 3.11.
         command += ["-q", "--tb=native", "-p", "no:cacheprovider", *arguments]
-        print(f"\n===== {suite.name} {suite.version}, {mode}", flush=True)
+        print(f"\n===== {suite.name} {suite.version()}, {mode}", flush=True)
         with serving() if suite.serves else nullcontext():
             ended = subprocess.run(command, cwd=checkout, env=env, stdin=subprocess.DEVNULL, check=False)
         if ended.returncode not in (0, 1):  # all passed, or some failed
@@ -143,7 +143,7 @@ def compare(suite: Suite, arguments: Sequence[str]) -> bool:
         cells.append(str(len(certain)))
     passed = sum(outcome == "passed" for outcome in off.values())
     failed = sum(outcome == "failed" for outcome in off.values())
-    print(f"\n| {suite.name} | {suite.version} | {len(off)} | {passed} | {failed} | {' | '.join(cells)} |")
+    print(f"\n| {suite.name} | {suite.version()} | {len(off)} | {passed} | {failed} | {' | '.join(cells)} |")
     return fine
 
 
