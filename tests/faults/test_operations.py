@@ -20,7 +20,7 @@ METHODS = [f"{owner.__qualname__}.{name}" for owner, name in PATCHED]
 
 
 def test_every_row_has_a_recipe():
-    assert set(METHODS) <= set(RECIPES), f"write a recipe in tests/faults/recipes.py: {set(METHODS) - set(RECIPES)}"
+    assert set(METHODS) <= set(RECIPES), f"write a recipe in tests/faults/recipes: {set(METHODS) - set(RECIPES)}"
 
 
 def test_every_option_has_a_value():
