@@ -45,7 +45,23 @@ async def publish_async_that_is_refused(kitchen: Kitchen) -> Operation:
     return operation
 
 
-@recipe("JetStreamContext.subscribe", "JetStreamContext._auto_ack_callback", "JetStreamContext._JSI.recreate_consumer")
+@recipe("JetStreamContext._JSI.recreate_consumer")
+async def ordered_consumer_that_is_made_again(kitchen: Kitchen) -> Operation:
+    await kitchen.stream(2)
+    got: asyncio.Queue[Any] = asyncio.Queue()
+    subscription = await kitchen.js.subscribe(f"{kitchen.name}.>", ordered_consumer=True, cb=got.put)
+    for _ in range(2):
+        await got.get()
+
+    async def operation() -> Any:
+        # What nats-py does after a gap.
+        await subscription._sub._jsi.reset_ordered_consumer(1)
+        return [(await got.get()).data for _ in range(2)]
+
+    return operation
+
+
+@recipe("JetStreamContext.subscribe", "JetStreamContext._auto_ack_callback")
 async def jetstream_subscribe(kitchen: Kitchen) -> Operation:
     await kitchen.stream(2)
 
