@@ -46,7 +46,8 @@ async def run(world: World, number: int, name: str, way: str) -> Any:
     await asyncio.sleep(0)
     closing.gate.set()
     await asyncio.wait([ending] if task is None else [ending, task], timeout=LEFT)
-    outcome = [_outcome(ending), None if task is None else _outcome(task), closing.seen, closing.nc.is_closed]
+    became = None if task is None or closing.by_chance else _outcome(task)
+    outcome = [_outcome(ending), became, closing.seen, closing.nc.is_closed]
     for each in (ending, task):
         if each is not None and not each.done():
             each.cancel()

@@ -18,6 +18,7 @@ from nats.aio.client import Client
 from nats.js import api
 
 from faults.world import RETRIED, World, insist, until
+from support.waiting import flush
 
 STREAM = "load"
 PUBLISHERS = 8
@@ -71,7 +72,7 @@ class Service:
         await insist(self.js.subscribe, f"{STREAM}.>", cb=self.take, config=push, manual_ack=True)
         self.responder = await self.world.connect()
         await self.responder.subscribe("shout", cb=self.answer)
-        await insist(self.responder.flush)
+        await insist(flush, self.responder)
 
     async def publish(self) -> None:
         """Publishes until all is published, each message until it is acknowledged."""

@@ -13,6 +13,7 @@ from typing import Any
 from faults.programs.load import until_read
 from faults.world import PATIENCE, RETRIED, World, insist, until
 from support.proxy import Proxy
+from support.waiting import flush
 
 TIMEOUT = 1.0
 ROUNDS_BETWEEN_CUTS = 150
@@ -43,7 +44,7 @@ async def main(world: World) -> Any:
 
         await steady.subscribe("shout", cb=answer)
         await steady.subscribe("plain.>", cb=take)
-        await steady.flush()
+        await flush(steady)
         for number in range(rounds):
             if number % ROUNDS_BETWEEN_CUTS == ROUNDS_BETWEEN_CUTS - 1:
                 proxy.cut()

@@ -13,6 +13,7 @@ from typing import Any
 
 from faults.child import run_in_loop
 from faults.world import PATIENCE, World, until
+from support.waiting import flush
 
 
 class Workers:
@@ -51,7 +52,7 @@ class Workers:
         await js.add_stream(name=f"stream{number}", subjects=[f"stream{number}.>"], storage="memory")
         bucket = await js.create_key_value(bucket=f"bucket{number}", storage="memory")
         subscription = await js.pull_subscribe(f"stream{number}.>", durable="worker")
-        await nc.flush()
+        await flush(nc)
         await asyncio.to_thread(self.ready.wait)
         fine = 0
         for each in range(self.messages):

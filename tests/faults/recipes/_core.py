@@ -12,6 +12,7 @@ from nats.aio.client import Client
 
 from faults.recipes._kitchen import Kitchen, Operation, recipe, simple
 from faults.world import PATIENCE, until
+from support.waiting import flush
 
 
 @recipe("Client.connect", "Client._process_connect_init")
@@ -55,7 +56,7 @@ async def request(kitchen: Kitchen) -> Operation:
     responder = await kitchen.world.connect()
     kitchen.others.append(responder)
     await responder.subscribe(kitchen.name, cb=answer)
-    await responder.flush()
+    await flush(responder)
     return lambda: kitchen.nc.request(kitchen.name, b"ping", timeout=PATIENCE, headers={"Own": "1"})
 
 

@@ -14,6 +14,7 @@ from nats.aio.client import Client
 from nats.js import JetStreamContext
 
 from faults.world import PATIENCE, World, until
+from support.waiting import flush
 
 Operation = Callable[[], Awaitable[Any]]
 """The call that is looked at."""
@@ -85,7 +86,7 @@ class Kitchen:
         """Makes a service with one endpoint."""
         service = await import_module("nats.micro").add_service(self.nc, name=self.name, version="1.0.0")
         await service.add_endpoint(name="endpoint", subject=self.name, handler=handler)
-        await self.nc.flush()
+        await flush(self.nc)
         return service
 
     async def request_in_hand(self) -> Any:
