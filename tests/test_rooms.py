@@ -18,7 +18,17 @@ PACKAGE = package.__name__
 
 # From the ground up. A room imports only rooms of the storeys below its own; a new room gets its line here.
 STOREYS = (
-    ("version", "package", "environment_variables", "_incoming", "_providers", "_subjects", "_texts", "_tokens"),
+    (
+        "version",
+        "package",
+        "environment_variables",
+        "_collecting",
+        "_incoming",
+        "_providers",
+        "_subjects",
+        "_texts",
+        "_tokens",
+    ),
     ("_faults",),
     ("_values", "_learning"),
     ("_options",),
@@ -34,8 +44,10 @@ STOREYS = (
     ("_connection",),
     ("_origins",),
     ("_calls", "_messages"),
-    ("_hooks",),
-    ("_sending", "_observing", "_delivering"),
+    ("_hooks", "_contexts"),
+    ("_processing",),
+    ("_holding",),
+    ("_sending", "_observing", "_delivering", "_abandoning"),
     ("_receiving",),
     ("_patches._nats", "_patches._replacing"),
     ("_patches._errors",),

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from threading import RLock
@@ -44,6 +44,15 @@ class ClientView(Protocol):
 
     def pending(self) -> Sequence[tuple[int, int]]:
         """Returns messages and bytes that wait in each of the application's subscriptions."""
+        ...
+
+
+class Processed(Protocol):
+    """What is read of a message that is being processed."""
+
+    @property
+    def series(self) -> Series:
+        """The metrics of its processing."""
         ...
 
 
@@ -90,6 +99,8 @@ class ClientReadings:
         view: The view.
         server: The metric attributes of the server that it is connected to.
         jetstream: The delivery metrics.
+        processing: The messages that are being processed now.
+        processes: The metrics of all that may be processed.
         reference: Knows whether the client is still there.
     """
 
@@ -101,6 +112,8 @@ class ClientReadings:
         "_split",
         "_stats",
         "jetstream",
+        "processes",
+        "processing",
         "reference",
         "server",
         "view",
@@ -116,6 +129,8 @@ class ClientReadings:
         self.view = view
         self.server: Attributes = {}
         self.jetstream: dict[int, JetStreamSeries] = {}
+        self.processing: set[Processed] = set()
+        self.processes: set[Series] = set()
         self.reference: ref[Any] | None = None
         self._stats = stats
         self._bounds = bounds
@@ -204,9 +219,11 @@ class Readings:
         self._dead: deque[ClientReadings] = deque()
         self._retired: dict[tuple[str, frozenset[Any]], Reading] = {}
         self._servers: dict[frozenset[Any], Attributes] = {}
+        self._processed: dict[frozenset[Any], Attributes] = {}
         self.states: Observe = _observe(self._states)
         self.subscriptions: Observe = _observe(partial(self._by_server, _subscriptions))
         self.pending_messages: Observe = _observe(partial(self._by_server, _pending_messages))
+        self.processing: Observe = _observe(self._processing)
         self.pending_bytes: Observe = _observe(partial(self._by_server, _pending_bytes))
         self.consumer_pending: Observe = _observe(self._consumer_pending)
 
@@ -266,6 +283,17 @@ class Readings:
         # alert on it does not resolve.
         for server in list(self._servers.values()):
             yield server, 0
+
+    def _processing(self) -> Iterator[tuple[Attributes, int]]:
+        for client in self._clients():
+            # Copies made in one go: other threads begin and end messages meanwhile.
+            counts = Counter(message.series for message in list(client.processing))
+            for series in list(client.processes):
+                attributes = series.destination()
+                self._processed[frozenset(attributes.items())] = attributes
+                yield attributes, counts[series]
+        for attributes in list(self._processed.values()):
+            yield attributes, 0  # as above
 
     def _states(self) -> Iterator[tuple[Attributes, int]]:
         for state in _CONNECTION_STATES:
