@@ -34,7 +34,7 @@ STOREYS = (
     ("_options",),
     ("_attributes",),
     ("_naming", "_bounds"),
-    ("_propagation", "_series"),
+    ("_propagation", "_series", "_splitting"),
     ("_arrived",),
     ("_headers",),
     ("_readings",),

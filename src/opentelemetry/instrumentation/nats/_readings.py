@@ -9,7 +9,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from threading import RLock
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 from weakref import ref
 
 from opentelemetry.instrumentation.nats import _attributes as names
@@ -26,6 +26,7 @@ from opentelemetry.instrumentation.nats._series import (
     Reading,
     Series,
 )
+from opentelemetry.instrumentation.nats._splitting import Split
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
 
@@ -54,36 +55,6 @@ class Processed(Protocol):
     def series(self) -> Series:
         """The metrics of its processing."""
         ...
-
-
-class _Split(NamedTuple):
-    """A client's statistics, split over the servers that it was connected to.
-
-    Attributes:
-        server: The metric attributes of the server that it is connected to.
-        since: What the statistics were when that began.
-        before: What is due to the servers before.
-    """
-
-    server: Attributes
-    since: dict[str, int]
-    before: tuple[tuple[Attributes, dict[str, int]], ...]
-
-    def counts(self, stats: dict[str, int]) -> tuple[tuple[Attributes, dict[str, int]], ...]:
-        """Returns what is due to each server, where these are the client's statistics now."""
-        since = self.since
-        return *self.before, (self.server, {name: value - since.get(name, 0) for name, value in stats.items()})
-
-    def follow(self, server: Attributes, stats: dict[str, int]) -> _Split:
-        """Returns the split from here on, where another server comes now; one that comes again keeps one place."""
-        if not self.server:
-            return self._replace(server=server)
-        merged: dict[frozenset[Any], tuple[Attributes, dict[str, int]]] = {}
-        for attributes, counts in self.counts(stats):
-            key = frozenset(attributes.items())
-            earlier = merged[key][1] if key in merged else {}
-            merged[key] = attributes, {name: value + earlier.get(name, 0) for name, value in counts.items()}
-        return _Split(server, stats, tuple(merged.values()))
 
 
 class ClientReadings:
@@ -136,7 +107,7 @@ class ClientReadings:
         self._bounds = bounds
         # The client's own counters never go back; this splits them over the servers that it was connected to. Replaced
         # as a whole, because a reader's thread may look at any time.
-        self._split = _Split({}, stats.copy() if counted else dict.fromkeys(stats, 0), ())
+        self._split = Split({}, stats.copy() if counted else dict.fromkeys(stats, 0), ())
         self._series: dict[int, Series] = {}
         self._found: dict[tuple[str, str | None], JetStreamSeries] = {}
         self._counts: dict[tuple[str, int], Reading] = {}
