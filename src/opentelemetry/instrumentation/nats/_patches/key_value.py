@@ -12,7 +12,8 @@ from opentelemetry.context import Context
 from opentelemetry.instrumentation.nats import _attributes as names
 from opentelemetry.instrumentation.nats._attributes import Attributes
 from opentelemetry.instrumentation.nats._calls import Call
-from opentelemetry.instrumentation.nats._delivering import Describe, delivery_of
+from opentelemetry.instrumentation.nats._delivering import Describe
+from opentelemetry.instrumentation.nats._holding import delivery_of
 from opentelemetry.instrumentation.nats._incoming import single
 from opentelemetry.instrumentation.nats._observing import Consumed, Observed
 from opentelemetry.instrumentation.nats._operations import Operation
