@@ -30,6 +30,7 @@ html_theme = "furo"
 html_title = project
 html_static_path = ["_static"]
 html_css_files = ["tables.css"]
+html_domain_indices = False
 
 MANY_COLUMNS = 3
 

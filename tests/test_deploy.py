@@ -118,6 +118,7 @@ class TestCompose:
         for name, service in OWN.items():
             if "entrypoint" in service:
                 assert service["entrypoint"] == [SERVER_TRACE]
+                assert entry_points(group="console_scripts", name=SERVER_TRACE)
                 continue
             [script] = service["command"]
             assert (DEPLOY / "services" / script).is_file()

@@ -114,6 +114,17 @@ class TestReadme:
         assert len(documented) > 5
         assert options(ROOT / "README.md") == documented
 
+    def test_requires_what_the_package_requires(self) -> None:
+        text = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Requirements")[2]
+        package = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+        [api] = re.findall(r'"opentelemetry-api >= ([\d.]+),', package)
+        [beta] = re.findall(r'"opentelemetry-instrumentation >= (\w+\.\w+)"', package)
+        [python] = re.findall(r'requires-python = ">=([\d.]+)"', package)
+        [client] = re.findall(r'instruments = \["nats-py >= ([\d.]+), < 3"\]', package)
+        assert f"Python {python} to " in text
+        assert f"nats-py {client} or newer, below 3" in text
+        assert f"OpenTelemetry {api} / {beta} or newer" in text
+
 
 class TestApiPage:
     text = (DOCS / "api.md").read_text(encoding="utf-8")

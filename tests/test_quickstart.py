@@ -14,8 +14,8 @@ import pytest
 
 from opentelemetry.trace import SpanKind
 from support.docs import marked
-from support.otlp import ReceivedSpan
-from support.shell import PAGE, Collector, Typed, free_port, type_quick_start
+from support.otlp import OtlpReceiver, ReceivedSpan
+from support.shell import PAGE, Typed, free_port, type_quick_start
 
 TREE = [
     "connect localhost:* CLIENT",
@@ -46,13 +46,13 @@ def tree(spans: list[ReceivedSpan]) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def collector() -> Iterator[Collector]:
-    with Collector() as receiver:
+def collector() -> Iterator[OtlpReceiver]:
+    with OtlpReceiver() as receiver:
         yield receiver
 
 
 @pytest.fixture(scope="module")
-def typed(collector: Collector, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Typed]:
+def typed(collector: OtlpReceiver, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Typed]:
     folder = tmp_path_factory.mktemp("quickstart")
     return type_quick_start(folder, collector.endpoint)
 
@@ -63,7 +63,7 @@ class TestTyped:
         assert re.sub(r"localhost:\d+", "localhost:4222", names) == marked(PAGE, "output: console")
         assert typed["console"].stderr == LINE
 
-    def test_sends_them_to_a_collector(self, typed: dict[str, Typed], collector: Collector) -> None:
+    def test_sends_them_to_a_collector(self, typed: dict[str, Typed], collector: OtlpReceiver) -> None:
         assert (typed["collector"].stdout, typed["collector"].stderr) == ("", LINE)
         spans = [span for span in collector.spans if "telemetry.auto.version" in span.resource]
         assert tree(spans) == TREE
@@ -71,7 +71,7 @@ class TestTyped:
         assert collector.faults == []
 
     def test_sends_all_three_signals_from_a_program_that_sets_them_up(
-        self, typed: dict[str, Typed], collector: Collector
+        self, typed: dict[str, Typed], collector: OtlpReceiver
     ) -> None:
         assert (typed["in code"].stdout, typed["in code"].stderr) == ("", LINE)
         spans = [span for span in collector.spans if "telemetry.auto.version" not in span.resource]
@@ -82,8 +82,8 @@ class TestTyped:
         if not find_spec("opentelemetry.instrumentation.logging.handler"):
             return  # older releases leave the handler to the program
         [process] = [span for span in spans if span.name == "process orders.*.created"]
-        told = [record for record in collector.records if record.span_id.hex() == process.span_id]
-        assert [record.body.string_value for record in told] == ["orders.8812.created costs 9.90"]
+        told = [log for log in collector.logs if log.span_id == process.span_id]
+        assert [log.body for log in told] == ["orders.8812.created costs 9.90"]
 
     def test_draws_the_tree_that_it_makes(self) -> None:
         drawn = re.search(r"```text\n(connect localhost:4222 .*?)```", PAGE.read_text(encoding="utf-8"), re.S)

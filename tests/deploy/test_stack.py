@@ -19,7 +19,6 @@ import venv
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -31,7 +30,6 @@ from support.server import find_server
 
 TIMEOUT = 60.0
 SERVICES = DEPLOY / "services"
-SERVER_TRACE = entry_points(group="console_scripts", name="opentelemetry-nats-server-trace")
 
 
 def free_port() -> int:
@@ -227,7 +225,6 @@ CONNECTIONS = "nats.client.connections"
 ENDS = ("ack", "nak", "term")
 
 
-@pytest.mark.skipif(not SERVER_TRACE, reason="this version has no command opentelemetry-nats-server-trace")
 def test_the_servers_hops_are_in_the_trace(stack: Stack):
     stack.start("server-trace")
     for name in ("billing", "shop"):

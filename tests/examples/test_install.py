@@ -21,7 +21,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
     add_TraceServiceServicer_to_server,
 )
 from support.otlp import OtlpReceiver
-from support.shell import Collector, type_quick_start
+from support.shell import type_quick_start
 
 
 def names(receiver: OtlpReceiver) -> list[str]:
@@ -29,13 +29,13 @@ def names(receiver: OtlpReceiver) -> list[str]:
 
 
 def test_the_quick_start_from_an_empty_directory(tmp_path: Path) -> None:
-    with Collector() as collector:
+    with OtlpReceiver() as collector:
         typed = type_quick_start(tmp_path, collector.endpoint, install=True)
     assert (tmp_path / ".venv").is_dir()
     assert '"name": "publish orders.*.created"' in typed["console"].stdout
     once = ["publish orders.*.created", "process orders.*.created", "request prices.*", "process prices.*", "reply"]
     assert [name for name in names(collector) if not name.startswith("connect ")] == once * 2
-    assert [record.body.string_value for record in collector.records] == ["orders.8812.created costs 9.90"]
+    assert [log.body for log in collector.logs] == ["orders.8812.created costs 9.90"]
     assert collector.faults == []
 
 

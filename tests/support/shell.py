@@ -11,34 +11,12 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
-from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from support.docs import DOCS, ROOT, blocks
-from support.otlp import OtlpReceiver
 
 PAGE = DOCS / "quickstart.md"
-
-
-@dataclass
-class Collector(OtlpReceiver):
-    """An OTLP receiver that takes logs too.
-
-    Attributes:
-        records: All log records so far, in the order of their arrival.
-    """
-
-    records: list[LogRecord] = field(default_factory=list)
-
-    def receive(self, path: str, body: bytes) -> bytes | None:
-        if path != "/v1/logs":
-            return super().receive(path, body)
-        for resource_logs in ExportLogsServiceRequest.FromString(body).resource_logs:
-            for scope_logs in resource_logs.scope_logs:
-                self.records += scope_logs.log_records
-        return b""
 
 
 @dataclass(frozen=True)
