@@ -15,6 +15,7 @@ import pytest
 from nats.aio.client import Client
 from nats.errors import OutboundBufferLimitError
 
+from opentelemetry import context, trace
 from opentelemetry.instrumentation.nats import NatsInstrumentor
 from opentelemetry.instrumentation.nats._telemetry import Telemetry as OurTelemetry
 from opentelemetry.metrics import MeterProvider
@@ -203,3 +204,62 @@ class TestErrorCodes:
         assert_span(span, status=(span.status.status_code, span.attributes["messaging.nats.service.error"]))
         for name in ("messaging.nats.service.error", "messaging.nats.service.error_code", "error.type"):
             assert len(span.attributes[name]) == 1024
+
+
+class TestAnActivatedContext:
+    """The option `activate_next_msg` leaves the context of a received message current."""
+
+    async def _receive(self, nc: Client, unique: Unique) -> None:
+        sub = await nc.subscribe(unique("orders"))
+        await nc.publish(sub.subject)
+        await sub.next_msg(5)
+
+    @pytest.mark.instrument(activate_next_msg=True)
+    async def test_is_given_back_at_uninstrument(self, telemetry: Telemetry, nc: Client, unique: Unique):
+        before = context.get_current()
+        await self._receive(nc, unique)
+        assert trace.get_current_span().get_span_context().is_valid
+        telemetry.uninstrument()
+        assert context.get_current() is before
+
+    @pytest.mark.instrument(activate_next_msg=True)
+    async def test_means_nothing_in_other_tasks_after_uninstrument(
+        self, telemetry: Telemetry, nc: Client, unique: Unique
+    ):
+        received, uninstrumented = asyncio.Event(), asyncio.Event()
+
+        async def work() -> None:
+            await self._receive(nc, unique)
+            with telemetry.tracer.start_as_current_span("before"):
+                received.set()
+            await uninstrumented.wait()
+            with telemetry.tracer.start_as_current_span("after"):
+                pass
+
+        working = asyncio.create_task(work())
+        await received.wait()
+        telemetry.uninstrument()
+        uninstrumented.set()
+        await working
+        (receive,) = [span for span in telemetry.spans() if span.name.startswith("receive")]
+        assert_span(telemetry.span("before"), parent=receive)
+        assert_span(telemetry.span("after"), parent=None)
+
+    async def test_is_given_back_by_any_later_receive(self, telemetry: Telemetry, nc: Client, unique: Unique):
+        """Also by one of a later `instrument()`, and in a loop that began before it."""
+        telemetry.uninstrument()
+        before = context.get_current()
+        sub = await nc.subscribe(unique("looped"))
+        loop = aiter(sub.messages)
+        telemetry.instrument(activate_next_msg=True)
+        await self._receive(nc, unique)
+        assert trace.get_current_span().get_span_context().is_valid
+        await nc.publish(sub.subject)
+        await anext(loop)
+        activated = trace.get_current_span().get_span_context()
+        telemetry.instrument()
+        assert context.get_current() is before
+        await nc.publish(sub.subject)
+        await anext(loop)
+        assert activated.is_valid
+        assert context.get_current() is before

@@ -121,7 +121,7 @@ def begin_body(
     current = get_current()
     if current and suppressed(current):
         return
-    if telemetry.options.activate_next_msg:
+    if current:
         current = before_receive(telemetry)
     delivery = start_process(origin, message, current, describe, counts)
     if delivery is not None:
