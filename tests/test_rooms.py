@@ -36,7 +36,7 @@ STOREYS = (
     ("_calls", "_messages"),
     ("_hooks",),
     ("_sending", "_observing", "_delivering"),
-    ("_receiving",),
+    ("_receiving", "_unacked"),
     ("_patches._nats", "_patches._replacing"),
     ("_patches._errors",),
     ("_patches._keeping", "_patches._running"),
