@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import inspect
 import itertools
 import logging
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
@@ -160,6 +162,14 @@ def js(nc: Client) -> JetStreamContext:
 
 
 _CREDENTIALS = {"user", "password", "token", "user_credentials", "nkeys_seed", "nkeys_seed_str", "user_jwt_cb"}
+
+if os.environ.get("TESTS_LOOP") == "uvloop":
+
+    @pytest.fixture(scope="session")
+    def event_loop_policy() -> Any:
+        """All tests in uvloop's loops: `tox -e uvloop`."""
+        return importlib.import_module("uvloop").EventLoopPolicy()
+
 
 _numbers = itertools.count()
 

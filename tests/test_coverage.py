@@ -86,6 +86,9 @@ def classes(owner: Any, module: str) -> Iterator[type]:
 
 
 def is_coroutine(attribute: Any) -> bool:
+    # On Python 3.12 the module `inspect` passes for a coroutine function: its mark is an attribute of its own.
+    if inspect.ismodule(attribute):
+        return False
     if isinstance(attribute, classmethod | staticmethod):
         attribute = attribute.__func__
     attribute = inspect.unwrap(attribute) if callable(attribute) else attribute

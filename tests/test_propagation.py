@@ -283,6 +283,11 @@ ODD_HEADERS: list[Any] = [
 ]
 
 
+def _without_address(headers: Any) -> str:
+    """A name that is the same in every process: pytest-xdist compares what its workers collect."""
+    return repr(headers).partition(" at 0x")[0]
+
+
 async def _outcome(call: Callable[[], Awaitable[Any]]) -> Any:
     try:
         return await call()
@@ -291,7 +296,7 @@ async def _outcome(call: Callable[[], Awaitable[Any]]) -> Any:
 
 
 class TestHeadersThatNatsRefuses:
-    @pytest.mark.parametrize("headers", NO_HEADERS, ids=repr)
+    @pytest.mark.parametrize("headers", NO_HEADERS, ids=_without_address)
     async def test_are_refused_in_its_own_words(
         self, telemetry: Telemetry, connect: Connect, unique: Unique, headers: Any
     ):

@@ -334,8 +334,9 @@ class TestOtlpReceiver:
 
     def test_what_is_no_protobuf_is_refused_and_told(self, otlp: OtlpReceiver):
         request = urllib.request.Request(f"{otlp.endpoint}/v1/traces", gzip.compress(b"?"))
-        with pytest.raises(urllib.error.HTTPError, match="400"):
+        with pytest.raises(urllib.error.HTTPError, match="400") as refused:
             urllib.request.urlopen(request)
+        refused.value.close()
         with pytest.raises(AssertionError, match="/v1/traces"):
             otlp.wait_for(lambda receiver: receiver.spans, timeout=0.01)
 

@@ -120,12 +120,7 @@ class NatsServer:
 
         Speaks to the server directly, so that an instrumented nats-py makes no spans for it.
         """
-        with self._connection() as (connection, incoming, info):
-            if not info.get("jetstream"):
-                return
-            connection.sendall(b'CONNECT {"verbose":false}\r\nSUB reply 1\r\n')
-            for name in _request(connection, incoming, "$JS.API.STREAM.NAMES").get("streams") or ():
-                _request(connection, incoming, f"$JS.API.STREAM.DELETE.{name}")
+        delete_streams(self.url)
 
     def _try_start(self, deadline: float) -> bool:
         for stale in self._ports.iterdir():
@@ -165,7 +160,7 @@ class NatsServer:
                 ports = json.loads(file.read_text())
                 self.url = ports["nats"][0]
                 self.monitoring_url = next(iter(ports.get("monitoring") or ()), "")
-                with self._connection() as (_, _, info):
+                with _connection(self.url) as (_, _, info):
                     return bool(info.get("jetstream")) or not self._jetstream
             except (ValueError, OSError):  # a file half written, a port not open yet
                 return False
@@ -182,13 +177,36 @@ class NatsServer:
             process.kill()
             process.wait()
 
-    @contextmanager
-    def _connection(self) -> Iterator[tuple[socket.socket, BinaryIO, dict[str, Any]]]:
-        with (
-            socket.create_connection((HOST, self.port), REPLY_TIMEOUT) as connection,
-            connection.makefile("rb") as incoming,
-        ):
-            yield connection, incoming, json.loads(incoming.readline().removeprefix(b"INFO "))
+
+def delete_streams(url: str) -> None:
+    """Deletes every stream of a server's default account, over a connection of its own that is not nats-py's."""
+    with _connection(url) as (connection, incoming, info):
+        if not info.get("jetstream"):
+            return
+        connection.sendall(b'CONNECT {"verbose":false}\r\nSUB reply 1\r\n')
+        for name in _request(connection, incoming, "$JS.API.STREAM.NAMES").get("streams") or ():
+            _request(connection, incoming, f"$JS.API.STREAM.DELETE.{name}")
+
+
+def ask(url: str, subject: str) -> dict[str, Any]:
+    """Asks a server's JetStream something, as `delete_streams` does.
+
+    Raises:
+        ServerError: There was no answer.
+        OSError: There is no server.
+    """
+    with _connection(url) as (connection, incoming, _):
+        connection.sendall(b'CONNECT {"verbose":false}\r\nSUB reply 1\r\n')
+        return _request(connection, incoming, subject)
+
+
+@contextmanager
+def _connection(url: str) -> Iterator[tuple[socket.socket, BinaryIO, dict[str, Any]]]:
+    with (
+        socket.create_connection((HOST, _port(url)), REPLY_TIMEOUT) as connection,
+        connection.makefile("rb") as incoming,
+    ):
+        yield connection, incoming, json.loads(incoming.readline().removeprefix(b"INFO "))
 
 
 def _port(url: str) -> int:

@@ -40,6 +40,16 @@ async def eventually(condition: Callable[[], Any], timeout: float = 5.0, what: s
     return result
 
 
+def wait(condition: Callable[[], Any], timeout: float = 5.0, what: str = "the condition") -> Any:
+    """Waits as `eventually` does, where there is no event loop."""
+    deadline = time.monotonic() + timeout
+    while not (result := condition()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what} did not come true within {timeout} s")
+        time.sleep(LONGEST_PAUSE)
+    return result
+
+
 async def flush(nc: Client) -> None:
     """Waits until the server has taken in all that a client sent: its subscriptions, above all.
 

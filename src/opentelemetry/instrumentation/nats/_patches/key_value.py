@@ -132,10 +132,18 @@ def _origin_of(telemetry: Telemetry, watcher: Any) -> Origin:
     return origin_of_watcher(telemetry, watcher, _nats.client_of_store(kv), bucket, f"{_nats.key_prefix(kv)}>")
 
 
+def _operation_of(entry: Any) -> str:
+    operation = entry.operation
+    if isinstance(operation, list) and operation:
+        # It is a header's value, and nats-py's `fast_parse` extra makes lists of those.
+        operation = str(operation[0])  # pyright: ignore[reportUnknownArgumentType]
+    return _OPERATIONS.get(operation, operation)
+
+
 def _describe(entry: Any) -> Attributes:
     attributes: Attributes = {
         names.KV_KEY: cut(entry.key),
-        names.KV_OPERATION: _OPERATIONS.get(entry.operation, entry.operation),
+        names.KV_OPERATION: _operation_of(entry),
         messaging.MESSAGING_MESSAGE_BODY_SIZE: len(entry.value or b""),
     }
     if entry.revision is not None:

@@ -1,0 +1,59 @@
+# Copyright The OpenTelemetry Authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What is tested with: CI runs each release that `tox.ini` names at least once, and nothing that `tox.ini` lacks."""
+
+from __future__ import annotations
+
+import configparser
+import re
+from itertools import chain
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+KINDS = ("nats", "server", "oldest", "otel", "wrapt", "pure", "uvloop", "fast", "strict", "random")
+"""What the factors of an environment's name begin with, besides Python's."""
+
+
+def tox() -> configparser.ConfigParser:
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read(ROOT / "tox.ini", encoding="utf-8")
+    return parser
+
+
+def conditional_factors() -> set[str]:
+    """The factors that the tests' environment asks for."""
+    lines = chain.from_iterable(value.splitlines() for value in tox()["testenv"].values())
+    conditions = [match[1] for line in lines if (match := re.match(r"\s*([a-z0-9,!-]+):\s", line))]
+    return {factor for condition in conditions for factor in re.split(r"[,-]", condition) if not factor.startswith("!")}
+
+
+def run_by_ci() -> list[str]:
+    """The environments that CI runs, the newest Python left out of their names."""
+    text = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    return [re.sub(r"\$\(newest_python\)-?", "", name) for name in re.findall(r"^tox \"?(\S+?)\"?$", text, re.M)]
+
+
+CI_FACTORS = {factor for environment in run_by_ci() for factor in environment.split("-")}
+
+
+@pytest.mark.parametrize("factor", sorted(conditional_factors()))
+def test_each_release_is_run_by_ci(factor: str):
+    # The test command of the README runs with the newest of these.
+    assert factor in CI_FACTORS | {"nats2160", "server215", "wrapt2"}
+
+
+@pytest.mark.parametrize("environment", run_by_ci())
+def test_what_ci_runs_is_known(environment: str):
+    sections = {name.removeprefix("testenv:") for name in tox().sections()}
+    factors = [factor for factor in environment.split("-") if factor.startswith(KINDS)]
+    known = conditional_factors() | {"otel"}
+    assert set(factors) <= known
+    assert factors or any(environment in section for section in sections)
+
+
+def test_there_is_something_to_compare():
+    assert {"nats220", "server210", "oldest", "otel133", "pure", "uvloop", "fast", "strict", "random"} <= CI_FACTORS
