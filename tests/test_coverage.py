@@ -166,7 +166,7 @@ def test_no_private_method_is_listed_that_is_not_patched():
 
 NEEDED_PRIVATE = {
     "Client._attempt_reconnect": "what is published meanwhile waits in a buffer, where headers count",
-    "Client._close": "asynchronous publishes that will never be acknowledged end here",
+    "Client._close": "asynchronous publishes, and messages, that will never be acknowledged end here",
     "Client._process_connect_init": "a reconnect changes server and client id",
     "Client._process_op_err": "as _attempt_reconnect, from the first moment on",
     "Endpoint._start": "wraps a service's handler",
@@ -176,4 +176,5 @@ NEEDED_PRIVATE = {
     "KeyValue.KeyWatcher.__init__": "a watcher's entries lose the headers of their messages",
     "ObjectStore.ObjectWatcher.__init__": "a watcher's entries lose the headers of their messages",
     "Subscription._start": "wraps a subscription's callback",
+    "Subscription._stop_processing": "what waits for the messages of a subscription that is left ends here",
 }

@@ -318,8 +318,8 @@ class TestConsumeHook:
         messages = await subscription.fetch(2)
         first, second = list.__iter__(messages)
         assert consume_hook.messages == [first, second]
-        for _ in messages:
-            pass
+        for msg in messages:
+            await msg.ack()
         assert consume_hook.checked(telemetry) == [first, second, first, second]
         assert consume_hook.span_names == [f"receive {stream}.>"] * 2 + [f"process {stream}.>"] * 2
 

@@ -158,6 +158,7 @@ class TestPushCallback:
                 delivery_attributes(stream, "worker", 1),
                 template=f"{stream}.>",
                 group="worker",
+                settlement="ack",
             ),
             parent=published,
             links=[(published, {})],
@@ -251,7 +252,7 @@ class TestPushCallback:
             assert_span(
                 process,
                 attributes={
-                    **process_attributes(client, f"{stream}.new", 2, delivery, group="workers"),
+                    **process_attributes(client, f"{stream}.new", 2, delivery, group="workers", settlement="ack"),
                     "messaging.nats.jetstream.pending": ANY,
                 },
                 parent=publication,
@@ -269,7 +270,9 @@ class TestPushCallback:
         await publish(js, telemetry, f"{stream}.new")
         (process,) = await telemetry.wait_for(f"process {stream}.new")
         delivery = delivery_attributes(stream, "billing", 1)
-        assert_span(process, attributes=process_attributes(nc, f"{stream}.new", 2, delivery, group="workers"))
+        assert_span(
+            process, attributes=process_attributes(nc, f"{stream}.new", 2, delivery, group="workers", settlement="ack")
+        )
         (attributes,) = telemetry.metric("messaging.process.duration")
         assert dict(attributes)["messaging.destination.subscription.name"] == "billing"
         assert dict(attributes)["messaging.consumer.group.name"] == "workers"
@@ -283,7 +286,10 @@ class TestPushCallback:
         (process,) = await telemetry.wait_for(f"process {stream}.new")
         consumer = subscription._consumer
         assert_span(
-            process, attributes=process_attributes(nc, f"{stream}.new", 2, delivery_attributes(stream, consumer, 1))
+            process,
+            attributes=process_attributes(
+                nc, f"{stream}.new", 2, delivery_attributes(stream, consumer, 1), settlement="ack"
+            ),
         )
         assert_nowhere([consumer], names_and_metrics(telemetry))
 
@@ -300,7 +306,7 @@ class TestPushCallback:
         assert_span(
             process,
             attributes=process_attributes(
-                nc, f"{stream}.new", 2, delivery_attributes(stream, "worker", 1), group="worker"
+                nc, f"{stream}.new", 2, delivery_attributes(stream, "worker", 1), group="worker", settlement="ack"
             ),
             parent=published,
         )
@@ -330,6 +336,7 @@ class TestPushCallback:
                 delivery_attributes(stream, "worker", 1),
                 template=f"{stream}.*",
                 group="worker",
+                settlement="ack",
             ),
             parent=published,
         )
@@ -480,6 +487,7 @@ class TestPushIteration:
                     2,
                     delivery_attributes(stream, "worker", sequence, pending=ANY),
                     group="worker",
+                    settlement="ack",
                 ),
                 parent=publication,
                 links=[publication],
@@ -496,7 +504,8 @@ class TestPushIteration:
         subscription = await js.subscribe(f"{stream}.new", durable="worker")
         (published,) = await publish(js, telemetry, f"{stream}.new")
         with telemetry.tracer.start_as_current_span("ambient") as ambient:
-            async for _ in subscription.messages:
+            async for msg in subscription.messages:
+                await msg.ack()
                 break
             assert get_current_span() is ambient
         assert_span(telemetry.span(f"process {stream}.new"), parent=ambient, links=[published])
@@ -916,7 +925,7 @@ class TestPullSubscribeBind:
         assert_span(
             process,
             attributes=process_attributes(
-                nc, f"{stream}.new", 2, delivery_attributes(stream, "worker", 1), group="worker"
+                nc, f"{stream}.new", 2, delivery_attributes(stream, "worker", 1), group="worker", settlement="ack"
             ),
             parent=published,
         )
@@ -966,6 +975,7 @@ class TestFetchedList:
                     2,
                     delivery_attributes(stream, "worker", sequence, pending=3 - sequence),
                     group="worker",
+                    settlement="ack",
                 ),
                 parent=publication,
                 links=[(publication, {})],
@@ -981,8 +991,9 @@ class TestFetchedList:
     ):
         published, messages = fetched
         with telemetry.tracer.start_as_current_span("ambient") as ambient:
-            for _ in messages:
+            for msg in messages:
                 assert get_current_span() is not ambient
+                await msg.ack()
             assert get_current_span() is ambient
         for publication, process in zip(published, telemetry.named(f"process {stream}.new"), strict=True):
             assert_span(process, parent=ambient, links=[publication])
@@ -994,11 +1005,16 @@ class TestFetchedList:
         for msg in messages:
             if msg is messages[1]:
                 break
-        assert len(telemetry.named(f"process {stream}.new")) == 2
+        assert len(telemetry.counter.open) == 2
         assert [msg for msg in messages] == messages[:]  # noqa: C416 (it is the walk that is tested)
-        assert len(telemetry.spans()) == 3
+        assert len(telemetry.counter.open) == 3
         assert [number for number, _ in enumerate(messages)] == [0, 1, 2]
-        assert len(telemetry.spans()) == 3
+        assert len(telemetry.counter.open) == 3
+        for msg in messages:
+            await msg.ack()
+        assert [number for number, _ in enumerate(messages)] == [0, 1, 2]
+        assert len(telemetry.named(f"process {stream}.new")) == 3
+        assert len(telemetry.spans()) == 6
 
     async def test_a_body_that_raises_leaves_the_context_as_it_was(
         self, fetched: tuple[list[ReadableSpan], list[Msg]], telemetry: Telemetry, stream: str
@@ -1006,7 +1022,8 @@ class TestFetchedList:
         _, messages = fetched
         with telemetry.tracer.start_as_current_span("ambient") as ambient:
             try:
-                for _ in messages:
+                for msg in messages:
+                    await msg.ack()
                     raise RuntimeError
             except RuntimeError as error:
                 # The exception holds the frame, and the frame the loop's iterator.
@@ -1037,7 +1054,7 @@ class TestRedelivery:
         (published,) = await publish(js, telemetry, f"{stream}.new")
         await telemetry.wait_for(5)
         first, second = telemetry.named(f"process {stream}.new")
-        for count, process in ((1, first), (2, second)):
+        for count, process, settlement in ((1, first, "nak"), (2, second, "ack")):
             assert_span(
                 process,
                 attributes=process_attributes(
@@ -1046,6 +1063,7 @@ class TestRedelivery:
                     2,
                     delivery_attributes(stream, "worker", 1, consumer_sequence=count, delivery_count=count),
                     group="worker",
+                    settlement=settlement,
                 ),
                 parent=published,
                 links=[published],

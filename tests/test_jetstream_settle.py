@@ -129,8 +129,13 @@ class TestEveryKind:
         await js.subscribe(f"{stream}.*", durable="worker", cb=inbox.take, manual_ack=True)
         await js.publish(f"{stream}.new", b"hi")
         msg = await inbox.next()
-        (process,) = await telemetry.wait_for(f"process {stream}.*")
+        (opened,) = telemetry.counter.open
         await settle(msg)
+        if operation == "in_progress":
+            assert telemetry.counter.open == [opened]
+            await msg.ack()
+        process = telemetry.span(f"process {stream}.*")
+        assert process.context == opened.get_span_context()
         assert_span(telemetry.span(f"{operation} {stream}.*"), parent=process)
 
     async def test_nothing_is_added_to_what_is_sent(

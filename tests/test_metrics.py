@@ -29,7 +29,7 @@ from nats.js.errors import NoKeysError  # by which nats-py before 2.6 says that 
 from opentelemetry import metrics as metrics_api
 from opentelemetry.instrumentation.nats import process_message
 from opentelemetry.instrumentation.nats._connection import Connection
-from opentelemetry.instrumentation.nats._delivering import DELIVERY
+from opentelemetry.instrumentation.nats._holding import delivery_of
 from opentelemetry.instrumentation.nats.version import __version__
 from opentelemetry.metrics import Histogram, NoOpHistogram, NoOpMeter, NoOpMeterProvider
 from opentelemetry.sdk.metrics import MeterProvider
@@ -609,7 +609,7 @@ class TestProviders:
             await nc.publish(subject, b"")
         assert ours <= ASKED_BY_AN_IDLE_CALL
         await eventually(lambda: called)
-        assert not hasattr(called[0], DELIVERY)
+        assert delivery_of(called[0]) is None
 
     async def test_a_no_op_meter_is_never_recorded_to(self, telemetry: Telemetry, connect: Connect, unique: Unique):
         class Never(NoOpHistogram):
@@ -749,8 +749,8 @@ class TestExemplars:
         telemetry.clear()
         await nc.publish(f"{name}-plain", b"")
         await take(subscription, 1)
-        with process_message((await pull.fetch(1, timeout=5))[0]):
-            pass
+        with process_message(msg := (await pull.fetch(1, timeout=5))[0]):
+            await msg.ack()
 
         result = collected(telemetry)
         worker = {"group": "worker", "consumer": "worker"}
@@ -758,7 +758,7 @@ class TestExemplars:
             (DURATION, messages(nc, "publish", f"{name}-plain", type="send")): f"publish {name}-plain",
             (DURATION, messages(nc, "receive", f"{name}-plain", type="receive")): f"receive {name}-plain",
             (DURATION, messages(nc, "receive", f"{name}.one", type="receive", **worker)): f"receive {name}.one",
-            (PROCESSING, messages(nc, "process", f"{name}.one", **worker)): f"process {name}.one",
+            (PROCESSING, messages(nc, "process", f"{name}.one", settlement="ack", **worker)): f"process {name}.one",
             ("nats.jetstream.delivery.latency", jetstream(name, "worker")): f"receive {name}.one",
         }
         for (metric, attributes), span_name in expected.items():

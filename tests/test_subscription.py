@@ -779,10 +779,13 @@ class TestNextMsg:
         assert "error.type" not in attributes
         assert duration.count == 1
 
-    async def test_covers_the_time_of_waiting(self, telemetry: Telemetry, nc: Client, unique: Unique):
+    async def test_covers_the_time_of_waiting_under_an_ambient_span(
+        self, telemetry: Telemetry, nc: Client, unique: Unique
+    ):
         subject = unique("orders")
         sub = await nc.subscribe(subject)
-        waiting = asyncio.create_task(sub.next_msg(timeout=5))
+        with telemetry.tracer.start_as_current_span("ambient"):
+            waiting = asyncio.create_task(sub.next_msg(timeout=5))
         await flush(nc)
         await nc.publish(subject, b"")
         await waiting

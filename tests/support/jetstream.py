@@ -33,6 +33,7 @@ _SHORT = {
     "sequence": "messaging.nats.jetstream.sequence",
     "duplicate": "messaging.nats.jetstream.duplicate",
     "domain": "messaging.nats.jetstream.domain",
+    "settlement": "messaging.nats.jetstream.settlement",
     "error": "error.type",
 }
 

@@ -45,6 +45,7 @@ INSTRUMENTS = {
     "nats.client.received.bytes": ("Sum", True, "By"),
     "nats.client.reconnects": ("Sum", True, "{reconnect}"),
     "nats.client.messages.dropped": ("Sum", True, "{message}"),
+    "nats.client.processing.messages": ("Sum", False, "{message}"),
     "nats.client.async_errors": ("Sum", True, "{error}"),
     "nats.client.connections": ("Sum", False, "{connection}"),
     "nats.client.active_subscriptions": ("Sum", False, "{subscription}"),
@@ -64,13 +65,14 @@ _STREAM = {"messaging.nats.jetstream.stream", "messaging.nats.jetstream.consumer
 # All attributes that a metric can have besides `messaging.system`.
 ATTRIBUTES = {
     "messaging.client.operation.duration": {*_SENDER, *_CONSUMER, "messaging.operation.type", "error.type"},
-    "messaging.process.duration": {*_SENDER, *_CONSUMER, "error.type"},
+    "messaging.process.duration": {*_SENDER, *_CONSUMER, "messaging.nats.jetstream.settlement", "error.type"},
     "messaging.client.sent.messages": {*_SENDER, "error.type"},
     "messaging.client.consumed.messages": {*_SENDER, *_CONSUMER},
     "nats.client.sent.bytes": _SERVER,
     "nats.client.received.bytes": _SERVER,
     "nats.client.reconnects": _SERVER,
     "nats.client.messages.dropped": {*_SUBJECT, *_CONSUMER},
+    "nats.client.processing.messages": {*_SUBJECT, *_CONSUMER},
     "nats.client.async_errors": {*_SERVER, "error.type"},
     "nats.client.connections": {*_SERVER, "nats.client.connection.state"},
     "nats.client.active_subscriptions": _SERVER,
@@ -179,6 +181,7 @@ _SHORT = {
     "group": "messaging.consumer.group.name",
     "consumer": "messaging.destination.subscription.name",
     "error": "error.type",
+    "settlement": "messaging.nats.jetstream.settlement",
     "type": "messaging.operation.type",
 }
 

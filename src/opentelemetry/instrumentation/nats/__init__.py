@@ -37,11 +37,14 @@ from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.context import Context, attach, get_current
+from opentelemetry.context import Context, attach
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 from opentelemetry.instrumentation.nats import _faults
-from opentelemetry.instrumentation.nats._delivering import Body, delivery_of, restore, start_process
+from opentelemetry.instrumentation.nats._calls import own_mark
+from opentelemetry.instrumentation.nats._contexts import Body, ambient
+from opentelemetry.instrumentation.nats._delivering import begin_or_join
 from opentelemetry.instrumentation.nats._faults import FAULTS
+from opentelemetry.instrumentation.nats._holding import delivery_of
 from opentelemetry.instrumentation.nats._options import (
     ConsumeHook,
     InstrumentOptions,
@@ -164,36 +167,32 @@ def process_message(msg: Any) -> Generator[Span]:
         The span. An invalid one when nats-py is not instrumented.
     """
     telemetry = _active
-    current = get_current()
+    current = ambient()
     if telemetry is None or telemetry.idle() or suppressed(current):
         yield INVALID_SPAN
         return
-    delivery = delivery_of(msg)
-    if delivery is not None and delivery.span is not None:
-        context = delivery.context
-        attach(context)
-        try:
-            yield delivery.span
-        finally:
-            restore(context, current)
-        return
+    body = Body(own_mark(), current)
+    delivery = None
     try:
-        origin = (None if delivery is None else delivery.origin) or _origin_of(telemetry, msg)
-        delivery = start_process(origin, msg, current, counts=False)
+        known = delivery_of(msg)
+        origin = (None if known is None else known.origin) or _origin_of(telemetry, msg)
+        delivery = begin_or_join(origin, msg, current, body)
     except FAULTS:
         _faults.report("process_message")
-    if delivery is None or delivery.span is None:
-        yield get_current_span()
-        return
-    body = Body()
-    body.enter(delivery, current)
+    # The block may be all that holds it: `with process_message(queue.get_nowait())`.
+    del msg
+    attach(body.context)
     try:
-        yield delivery.span
+        yield get_current_span()
     except BaseException as error:
-        body.leave(error)
+        body.leave()
+        if delivery is not None:
+            delivery.leave(body, error)
         raise
     else:
         body.leave()
+        if delivery is not None:
+            delivery.leave(body)
 
 
 def _origin_of(telemetry: Telemetry, msg: Any) -> Origin:

@@ -11,11 +11,13 @@ So the mark names the one task that it is meant for, and is taken back when the 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+import asyncio
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from threading import get_ident
 from typing import Any
+from weakref import ref
 
 from opentelemetry.context import Context
 from opentelemetry.instrumentation.nats._attributes import Attributes
@@ -69,14 +71,21 @@ class Call:
 _NO_LOOP: Any = object()
 
 
+def no_task() -> None:
+    """Finds the task of what runs in none."""
+
+
 class Mark:
     """What one task is inside of. It serves all calls of the task, because to set a context variable takes longer.
 
     Attributes:
         call: The call that is running, or None.
+        loop: The task's event loop.
+        task: The task's number.
+        reference: Finds the task, as long as it is there; None where there is none.
     """
 
-    __slots__ = ("call", "loop", "task", "thread")
+    __slots__ = ("call", "loop", "reference", "task", "thread")
 
     def __init__(self) -> None:
         self.call: Call | None = None
@@ -84,7 +93,9 @@ class Mark:
         self.loop = running_loop() or _NO_LOOP
         # Its number, because the task has the context that has us. Another task may get the same number, once this
         # one is gone, and with it its calls.
-        self.task = id(task_of(self.loop))
+        task = task_of(self.loop)
+        self.task = id(task)
+        self.reference: Callable[[], asyncio.Task[Any] | None] = no_task if task is None else ref(task)
 
     def is_ours(self) -> bool:
         """Tells whether it is that of the running task, and not of one that the context was inherited from."""

@@ -208,7 +208,15 @@ class Connection:
         if made is None:
             made = self._reply = self.make(REPLY, Destination("", inbox=True))
         naming = self.telemetry.naming
-        prototype = Prototype(self.telemetry, REPLY, made.span_name, made.attributes.copy(), made.series, self.room)
+        prototype = Prototype(
+            self.telemetry,
+            REPLY,
+            made.span_name,
+            made.attributes.copy(),
+            made.series,
+            self.room,
+            self.readings.processing,
+        )
         shown = subject if len(subject) <= LONGEST else cut(subject)
         prototype.attributes[messaging.MESSAGING_DESTINATION_NAME] = shown
         prototype.attributes[messaging.MESSAGING_MESSAGE_CONVERSATION_ID] = shown
@@ -266,10 +274,13 @@ class Connection:
             attributes,
             self.readings.series(operation.counter, metric),
             self.room,
+            self.readings.processing,
         )
         if destination is not None and destination.subject:
             prototype.excluded = naming.excluded(destination.name)
             prototype.carries_context = naming.carries_context(destination.name)
         elif membership is not None:
             prototype.excluded = membership.excluded
+        if operation is PROCESS and not prototype.excluded:
+            self.readings.processes.add(prototype.series)
         return prototype

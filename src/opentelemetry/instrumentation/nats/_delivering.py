@@ -6,30 +6,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from time import perf_counter_ns
+from threading import RLock
 from typing import Any
 
 from opentelemetry import context as context_api
 from opentelemetry import trace
-from opentelemetry.context import Context, attach, get_current
+from opentelemetry.context import Context
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._arrived import Note, is_noted, note, note_of
 from opentelemetry.instrumentation.nats._attributes import Attributes
+from opentelemetry.instrumentation.nats._contexts import Body, with_body, with_span
 from opentelemetry.instrumentation.nats._faults import FAULTS
+from opentelemetry.instrumentation.nats._holding import delivery_of, known, make_delivery
 from opentelemetry.instrumentation.nats._hooks import run_consume_hook
 from opentelemetry.instrumentation.nats._messages import count_deliveries, message_attributes
-from opentelemetry.instrumentation.nats._operations import PROCESS, Prototype, Recorded
+from opentelemetry.instrumentation.nats._operations import PROCESS
 from opentelemetry.instrumentation.nats._origins import Origin
+from opentelemetry.instrumentation.nats._processing import Delivery
 from opentelemetry.instrumentation.nats._propagation import extract
 from opentelemetry.instrumentation.nats._providers import span_context
-from opentelemetry.instrumentation.nats._telemetry import Failure
-from opentelemetry.trace import INVALID_SPAN, Link, NonRecordingSpan, Span, SpanContext
+from opentelemetry.trace import INVALID_SPAN, Link, NonRecordingSpan, Span
 
 Describe = Callable[[Any], Attributes]
 """Makes the attributes of what is no `Msg`: a KV entry, an object's info."""
-
-DELIVERY = "_opentelemetry_delivery"
-"""The attribute of a message (or KV entry, or object's info) that keeps its `Delivery`."""
 
 # Where the reply subject of the message being handled is kept, when nothing about it says that it is an inbox.
 _HANDLED_REPLY = context_api.create_key("nats-handled-reply")
@@ -43,94 +42,6 @@ def handled_reply(context: Context) -> str | None:
     return reply if isinstance(reply, str) else None
 
 
-def delivery_of(message: Any) -> Delivery | None:
-    """Returns what we know of a message that was handed to the application."""
-    return getattr(message, DELIVERY, None)
-
-
-class Delivery(Recorded):
-    """What we know of a message that was handed to the application, kept on the message; and its processing.
-
-    Args:
-        origin: Where it came from; None where that is not known yet.
-        creation: Its creation context, if it came with one.
-        headers: Its headers, where the message itself does not have them.
-
-    Attributes:
-        origin: Where it came from.
-        headers: Its headers, where the message itself does not have them.
-        creation: Its creation context, if it came with one.
-        span_context: The context of its process span, else of its receive span.
-        span: The process span while it is open.
-        context: The context with that span.
-        failure: What its handler answered to say that it failed, without raising.
-        processed: Whether it has had its process span.
-        settled: Whether its handler has settled it, so that the automatic ack that follows will come to nothing.
-    """
-
-    __slots__ = (
-        "context",
-        "creation",
-        "failure",
-        "headers",
-        "origin",
-        "processed",
-        "prototype",
-        "settled",
-        "span",
-        "span_context",
-        "started",
-    )
-
-    def __init__(self, origin: Origin | None, creation: SpanContext | None, headers: Any = None) -> None:
-        self.origin = origin
-        self.creation = creation
-        self.headers = headers
-        self.span: Span | None = None
-        self.span_context: SpanContext | None = None
-        self.processed = self.settled = False
-
-    def begin(self, prototype: Prototype, span: Span, context: Context) -> None:
-        """Begins the processing.
-
-        Args:
-            prototype: The operation and what it is about.
-            span: The process span, started.
-            context: The context with it.
-        """
-        self.prototype = prototype
-        self.span = span
-        self.span_context = span.get_span_context()
-        self.context = context
-        self.failure: Failure | None = None
-        self.processed = True
-        self.started = perf_counter_ns()
-
-    def set(self, attributes: Attributes) -> None:
-        """Adds attributes to the process span."""
-        if self.span is not None and self.span.is_recording():
-            self.span.set_attributes(attributes)
-
-    def end(self, error: BaseException | Failure | None = None) -> None:
-        """Ends the processing; a second time does nothing.
-
-        Args:
-            error: What it failed with, if it did; being cancelled is no failure.
-        """
-        if self.span is None:
-            return
-        try:
-            if not self.prototype.excluded:
-                self.finish(error)
-        finally:
-            # The message may be kept for long; the span need not.
-            self.span = None  # pyright: ignore[reportIncompatibleVariableOverride] (Recorded is one while it has a span)
-            self.context = _NO_CONTEXT
-
-    def __repr__(self) -> str:
-        return f"<delivery from {self.origin!r}{', being processed' if self.span is not None else ''}>"
-
-
 def deliver(message: Any, origin: Origin, base: Context, notes: list[Note] | None = None) -> tuple[Delivery, Context]:
     """Reads the creation context of a message on its way to the application, and remembers it.
 
@@ -141,19 +52,27 @@ def deliver(message: Any, origin: Origin, base: Context, notes: list[Note] | Non
         notes: Of a batch: what is to be noted of its messages, see `note_all`.
 
     Returns:
-        The delivery, which is now also kept on the message, and the creation context with its baggage.
+        The delivery, which is kept for as long as the message is alive, and the creation context with its baggage.
     """
-    delivery: Delivery | None = getattr(message, DELIVERY, None)
+    delivery = known(id(message))
+    if delivery is not None:
+        if delivery() is not message:
+            delivery = None
+        else:
+            delivery.origin = delivery.origin or origin
     if origin.bucket:
         # An object's info has headers of its own, which are not those of the message that it was made of.
         headers = None if delivery is None else delivery.headers
     else:
         headers = message.headers
-    try:
-        context = extract(headers, base)
-    except FAULTS:
-        _faults.report("reading the context of a message")
-        context = base
+    if delivery is not None and delivery.arrived is not None and not base:
+        context = delivery.arrived
+    else:
+        try:
+            context = extract(headers, base)
+        except FAULTS:
+            _faults.report("reading the context of a message")
+            context = base
     if delivery is None:
         creation = None if context is base else span_context(context)
         made: Note = None
@@ -164,11 +83,9 @@ def deliver(message: Any, origin: Origin, base: Context, notes: list[Note] | Non
             note(made)
         else:
             notes.append(made)
-        delivery = Delivery(origin, creation)
-        try:
-            setattr(message, DELIVERY, delivery)
-        except AttributeError:
-            pass  # a message class of the user's with slots: acknowledging it falls back to its headers
+        delivery = make_delivery(message)
+        delivery.origin = origin
+        delivery.creation = creation
     elif delivery.creation is not None and not is_noted(delivery.creation.span_id):
         # In another task than the one that received it: a worker's, with a queue.
         note(note_of(headers, delivery.creation))
@@ -178,19 +95,21 @@ def deliver(message: Any, origin: Origin, base: Context, notes: list[Note] | Non
 def start_process(
     origin: Origin,
     message: Any,
-    ambient: Context | None = None,
+    around: Context | None = None,
     describe: Describe | None = None,
     counts: bool = True,
+    body: Body | None = None,
 ) -> Delivery | None:
-    """Starts the span of a handler or loop body.
+    """Starts the span of a handler or another body.
 
     Args:
         origin: Where the message came from.
         message: The message, or KV entry, or object's info.
-        ambient: The context that is current around the loop; None for a callback, whose surroundings are those
+        around: The context that is current around the loop; None for a callback, whose surroundings are those
             of its `subscribe()` and have nothing to do with the message.
         describe: Makes the attributes of what is no `Msg`.
         counts: Whether this is what hands the message to the application, rather than a receive before.
+        body: The body that begins; None for a handler.
 
     Returns:
         The delivery, whose `context` is to be current while the message is processed; None after a fault.
@@ -198,22 +117,29 @@ def start_process(
     span = None
     try:
         telemetry = origin.connection.telemetry
-        nested = span_context(ambient) is not None if ambient else False
-        delivery, context = deliver(message, origin, ambient if ambient and not nested else _NO_CONTEXT)
-        if ambient and nested:
-            context = ambient
-        if delivery.origin is None:
-            delivery.origin = origin
-        if describe is None:
-            prototype = origin.prototype(PROCESS, message.subject)
-            all_attributes = prototype.attributes.copy()
-            ack = message_attributes(telemetry, all_attributes, message)
+        if not around:
+            delivery, context = deliver(message, origin, _NO_CONTEXT)
+        elif span_context(around) is None:
+            delivery, context = deliver(message, origin, around)
         else:
+            delivery, _ = deliver(message, origin, _NO_CONTEXT)
+            context = around
+        ack = None
+        if describe is not None:
             prototype = origin.prototype(PROCESS, origin.subject)
             all_attributes = {**prototype.attributes, **describe(message)}
-            ack = None
+        else:
+            prototype = origin.prototype(PROCESS, message.subject)
+            if delivery.attributes is not None:
+                all_attributes = {**prototype.attributes, **delivery.attributes}
+                ack = delivery.ack
+            else:
+                all_attributes = prototype.attributes.copy()
+                delivery.ack = ack = message_attributes(telemetry, all_attributes, message)
         if prototype.excluded:
-            delivery.begin(prototype, INVALID_SPAN, context)
+            if body is not None:
+                body.context = context
+            delivery.begin(prototype, INVALID_SPAN, context, False, body)
             return delivery
         creation = delivery.creation
         span = telemetry.tracer.start_span(
@@ -223,7 +149,7 @@ def start_process(
             all_attributes,
             None if creation is None else (Link(creation),),
         )
-        context = trace.set_span_in_context(span, context)
+        context = with_span(context, span, body)
         if counts:
             prototype.series.count += 1
             if ack is not None:
@@ -231,9 +157,9 @@ def start_process(
         if ack is None and describe is None and message.reply and not origin.connection.is_inbox(message.reply):
             # The requester's inbox prefix is not ours: only this tells that a publish to it is the reply.
             context = context_api.set_value(_HANDLED_REPLY, message.reply, context)
-        delivery.begin(prototype, span, context)
-        if telemetry.options.consume_hook is not None:
-            run_consume_hook(telemetry.options, span, context, (message,))
+        if body is not None:
+            body.context = context
+        delivery.begin(prototype, span, context, ack is not None and origin.acknowledges is not False, body)
         return delivery
     except FAULTS:
         _faults.report("starting a process span")
@@ -249,10 +175,69 @@ def _give_up(span: Span) -> None:
         _faults.report("ending a span")
 
 
-def bound_parent(message: Any) -> Context:
-    """Returns the context for what is done about a message: the current one, else the message's own."""
-    current = get_current()
-    if span_context(current) is not None:
+def show(delivery: Delivery, message: Any) -> None:
+    """Shows a message whose processing has begun to the user's hook."""
+    span = delivery.span
+    if span is not None:
+        run_consume_hook(delivery.prototype.telemetry.options, span, delivery.context, (message,))
+
+
+# Held while processing begins by a walk over a list, or by `process_message`: two threads may do so at the same time.
+_beginning = RLock()
+
+
+def begin_or_join(origin: Origin, message: Any, around: Context, body: Body) -> Delivery | None:
+    """Begins a body of a message that has been handed over before: of the processing that goes on, or the first one.
+
+    Args:
+        origin: Where the message came from.
+        message: The message.
+        around: The context that is current around the body.
+        body: The body; gets its context.
+
+    Returns:
+        The delivery; None after a fault, or where the processing is over.
+    """
+    with _beginning:
+        delivery = delivery_of(message)
+        if delivery is not None and delivery.processed:
+            context = delivery.join(body)
+            if context is not None:
+                body.context = with_body(context, body)
+                if delivery.creation is not None and not is_noted(delivery.creation.span_id):
+                    note(note_of(delivery.headers or message.headers, delivery.creation))
+                return delivery
+            if body.place is not None:
+                return None  # a walk over messages that are done with
+            if delivery.delimited:
+                _make_current_again(delivery, origin, message, around, body)
+                return None
+            # A handler or a loop has begun and ended it, and its work may have gone on without it.
+            delivery.begin_again()
+        delivery = start_process(origin, message, around, None, False, body)
+        if body.place is None and delivery is not None:
+            delivery.delimited = True
+    if delivery is not None and delivery.prototype.telemetry.options.consume_hook is not None:
+        show(delivery, message)
+    return delivery
+
+
+def _make_current_again(delivery: Delivery, origin: Origin, message: Any, around: Context, body: Body) -> None:
+    """Makes the context of a body of what `process_message` has ended: what is done there still belongs to it."""
+    if span_context(around) is None:
+        _, around = deliver(message, origin, around)
+    if delivery.span_context is not None:
+        body.context = with_span(around, NonRecordingSpan(delivery.span_context), body)
+
+
+def bound_parent(message: Any, current: Context) -> Context:
+    """Returns the context for what is done about a message: the current one, else the message's own.
+
+    Args:
+        message: The message.
+        current: The current context.
+    """
+    if current and span_context(current) is not None:
         return current
     delivery = delivery_of(message)
     try:
@@ -263,47 +248,3 @@ def bound_parent(message: Any) -> Context:
     if delivery is not None and delivery.span_context is not None:
         context = trace.set_span_in_context(NonRecordingSpan(delivery.span_context), context)
     return context
-
-
-class Body:
-    """A piece of the program's work on a message, whose context is current for as long as the piece lasts.
-
-    A callback, the body of a loop, a service's handler and the block of `process_message` are all one of these.
-    """
-
-    __slots__ = ("_before", "_delivery")
-
-    def __init__(self) -> None:
-        self._delivery: Delivery | None = None
-        self._before = _NO_CONTEXT
-
-    def enter(self, delivery: Delivery, before: Context) -> None:
-        """Begins: makes the message's context current.
-
-        Args:
-            delivery: The message.
-            before: The context to make current again afterwards.
-        """
-        self._delivery, self._before = delivery, before
-        attach(delivery.context)
-
-    def leave(self, error: BaseException | Failure | None = None) -> None:
-        """Ends, and the processing with it; without a beginning it does nothing.
-
-        Args:
-            error: What it failed with, if it did; being cancelled is no failure.
-        """
-        delivery = self._delivery
-        if delivery is not None:
-            self._delivery = None
-            restore(delivery.context, self._before)
-            delivery.end(error)
-
-
-def restore(ours: Context, previous: Context) -> None:
-    """Makes `previous` current again, if `ours` still is.
-
-    Not by token: an iterator may be finalized in another context than the one where it was stepped.
-    """
-    if get_current() is ours:
-        attach(previous)

@@ -86,6 +86,39 @@ def message_attributes(telemetry: Telemetry, attributes: Attributes, message: Me
     return ack
 
 
+def settlement_attributes(
+    telemetry: Telemetry, attributes: Attributes, message: Message, ack: AckSubject | None
+) -> None:
+    """Adds what its acknowledgement tells of a message: which one it is, and nothing of its delivery.
+
+    Args:
+        telemetry: The telemetry.
+        attributes: The span's attributes.
+        message: The message.
+        ack: What its acknowledgement subject says, where somebody has read it before.
+    """
+    subject = message.subject
+    attributes[_DESTINATION] = subject if len(subject) <= LONGEST else cut(subject)
+    headers = message.headers
+    message_id = header(headers, MESSAGE_ID_HEADER) if headers and MESSAGE_ID_HEADER in headers else None
+    ack = ack or (parse_ack_subject(message.reply) if message.reply else None)
+    if ack is not None:
+        stream, consumer, _, sequence, *_ = ack
+        message_id = message_id or f"{stream}:{sequence}"
+        attributes[_SUBSCRIPTION] = consumer
+        attributes[names.JETSTREAM_STREAM] = stream
+        attributes[names.JETSTREAM_CONSUMER] = consumer
+        attributes[names.JETSTREAM_SEQUENCE] = sequence
+    if message_id is not None:
+        attributes[_MESSAGE_ID] = message_id
+    if telemetry.captures_headers and headers:
+        # Before our own, as above.
+        own = attributes.copy()
+        attributes.clear()
+        attributes.update(captured_headers(telemetry.options.headers, configured().fields, headers))
+        attributes.update(own)
+
+
 def count_deliveries(origin: Origin, acks: Sequence[AckSubject], context: Context) -> None:
     """Records the delivery of JetStream messages to the application.
 

@@ -24,6 +24,7 @@ from opentelemetry.instrumentation.nats._series import (
     DROPPED,
     PENDING_BYTES,
     PENDING_MESSAGES,
+    PROCESSING,
     RECEIVED_BYTES,
     RECONNECTS,
     REDELIVERIES,
@@ -165,6 +166,7 @@ def _observe(readings: Readings, meter: Meter) -> None:
         (CONNECTIONS, "{connection}", "Connections by state.", readings.states),
         (SUBSCRIPTIONS, "{subscription}", "The application's subscriptions.", readings.subscriptions),
         (PENDING_MESSAGES, "{message}", "Messages waiting in subscriptions' queues.", readings.pending_messages),
+        (PROCESSING, "{message}", "Messages being processed now.", readings.processing),
         (PENDING_BYTES, "By", "Bytes waiting in subscriptions' queues.", readings.pending_bytes),
     ):
         meter.create_observable_up_down_counter(name, [callback], unit, description)

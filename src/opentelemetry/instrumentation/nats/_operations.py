@@ -12,6 +12,7 @@ from __future__ import annotations
 from asyncio import CancelledError
 from collections.abc import Callable
 from time import perf_counter_ns
+from typing import Any
 
 from opentelemetry.context import Context
 from opentelemetry.instrumentation.nats import _faults
@@ -33,7 +34,7 @@ _PROCESS = messaging.MessagingOperationTypeValues.PROCESS.value
 _SETTLE = messaging.MessagingOperationTypeValues.SETTLE.value
 
 # A cancelled operation did not fail. Neither did a coroutine that its owner closed.
-_CANCELLED = (CancelledError, GeneratorExit)
+CANCELLED = (CancelledError, GeneratorExit)
 
 
 class Operation:
@@ -148,6 +149,7 @@ class Prototype:
         attributes: The spans' attributes at creation; copy before adding what only one message has.
         series: Its metrics.
         room: What headers its server takes.
+        processing: The messages of its client that are being processed now.
         excluded: Whether the user excluded the subject: no spans, no metrics.
         carries_context: Whether a message sent may be given trace headers.
         counts_at_end: Whether the message counts when an operation is over.
@@ -161,6 +163,7 @@ class Prototype:
         "excluded",
         "kind",
         "operation",
+        "processing",
         "room",
         "series",
         "shared",
@@ -176,6 +179,7 @@ class Prototype:
         attributes: Attributes,
         series: Series,
         room: HeaderRoom,
+        processing: set[Any],
     ) -> None:
         self.telemetry = telemetry
         self.operation = operation
@@ -184,6 +188,7 @@ class Prototype:
         self.attributes = attributes
         self.series = series
         self.room = room
+        self.processing = processing
         self.excluded = False
         self.carries_context = True
         self.counts_at_end = operation.counts_at_end
@@ -210,6 +215,27 @@ class Recorded:
     context: Context
     started: int
 
+    def mark_failed(self, error: BaseException | Failure) -> str:
+        """Writes into the span what the operation failed with.
+
+        Args:
+            error: What it failed with.
+
+        Returns:
+            `error.type`.
+        """
+        failure = error if isinstance(error, Failure) else self.prototype.telemetry.classify(error)
+        span = self.span
+        if span.is_recording():
+            span.set_attribute(ERROR_TYPE, failure.error_type)
+            texts = self.prototype.telemetry.records_texts
+            span.set_status(Status(StatusCode.ERROR, failure.description if texts else None))
+            if not failure.expected and isinstance(error, BaseException):
+                # Not by `record_exception`, which writes whatever the exception quotes.
+                described = exception_attributes(error) if texts else {EXCEPTION_TYPE: type_of(error)}
+                span.add_event("exception", described)
+        return failure.error_type
+
     def finish(self, error: BaseException | Failure | None) -> None:
         """Writes the outcome into the metrics and the span, and ends it. Raises nothing.
 
@@ -222,23 +248,13 @@ class Recorded:
         metrics = telemetry.metrics
         try:
             try:
-                if error is not None and not isinstance(error, _CANCELLED):
-                    failure = error if isinstance(error, Failure) else telemetry.classify(error)
-                    series = series.failed(failure.error_type)
-                    if span.is_recording():
-                        span.set_attribute(ERROR_TYPE, failure.error_type)
-                        texts = telemetry.records_texts
-                        span.set_status(Status(StatusCode.ERROR, failure.description if texts else None))
-                        if not failure.expected and isinstance(error, BaseException):
-                            # Not by `record_exception`, which writes whatever the exception quotes.
-                            described = exception_attributes(error) if texts else {EXCEPTION_TYPE: type_of(error)}
-                            span.add_event("exception", described)
+                if error is not None and not isinstance(error, CANCELLED):
+                    series = series.failed(self.mark_failed(error))
                 if prototype.counts_at_end:
                     series.count += 1
                 if metrics.on or (metrics.waiting and metrics.resolve()):
-                    operation = prototype.operation
-                    histogram = metrics.process_duration if operation is PROCESS else metrics.operation_duration
-                    histogram.record((perf_counter_ns() - self.started) / 1e9, series.attributes, self.context)
+                    seconds = (perf_counter_ns() - self.started) / 1e9
+                    metrics.operation_duration.record(seconds, series.attributes, self.context)
             finally:
                 span.end()
         except FAULTS:

@@ -25,6 +25,7 @@ class Origin:
         stream: Whether `subject` is a stream, because the subject is not known.
         internal: Whether nats-py made the subscription for itself.
         excluded: Whether the user excluded the bucket: no spans, no metrics.
+        acknowledges: Whether each message of its consumer is to be acknowledged; None where that is not known (yet).
     """
 
     __slots__ = (
@@ -32,6 +33,7 @@ class Origin:
         "_pattern",
         "_prototypes",
         "_shared",
+        "acknowledges",
         "attributes",
         "bucket",
         "connection",
@@ -55,6 +57,7 @@ class Origin:
         stream: bool = False,
         internal: bool = False,
         excluded: bool = False,
+        acknowledges: bool | None = None,
     ) -> None:
         self.connection = connection
         self.subject = subject
@@ -65,6 +68,7 @@ class Origin:
         self.stream = stream
         self.internal = internal
         self.excluded = excluded
+        self.acknowledges = acknowledges
         self._generation = connection.generation
         self._pattern = subject if not (bucket or stream) and has_wildcard(subject) else None
         # All messages share a prototype, unless their own subject decides: by an option, or by being an inbox.

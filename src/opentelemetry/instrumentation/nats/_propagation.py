@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from opentelemetry import context as context_api
 from opentelemetry import propagate, trace
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
@@ -32,6 +33,9 @@ from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.propagators.textmap import TextMapPropagator
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, TraceState
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+BODY_KEY = context_api.create_key("nats-body")
+"""The key by which a context keeps the body that it belongs to, see `_contexts`. No propagator looks for it."""
 
 # What nats-py takes for a header's name. Of values it takes any text, and so does the server; but older releases of
 # nats-py write a line break as it is, and read no header at all of a message that has one character beyond ASCII.
@@ -133,7 +137,8 @@ def write_context(context: Context) -> dict[str, str]:
     current = _configured
     if propagate.get_global_textmap() is not current.propagator:
         current = configured()
-    for propagator in current.writers if len(context) == 1 and SPAN_KEY in context else current.parts:
+    plain = (len(context) == 1 or (len(context) == 2 and BODY_KEY in context)) and SPAN_KEY in context
+    for propagator in current.writers if plain else current.parts:
         try:
             propagator.inject(headers, context)  # pyright: ignore[reportArgumentType] (the default setter takes any)
         except _faults.FAULTS:

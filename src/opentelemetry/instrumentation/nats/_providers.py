@@ -10,8 +10,12 @@ take longer. In a release that has such a name no more, the public way answers i
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import gc
+import itertools
 import sys
 from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Any
 
 from opentelemetry import context as context_api
@@ -21,7 +25,7 @@ from opentelemetry.context import Context
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.propagators.textmap import TextMapPropagator
-from opentelemetry.trace import SpanContext, propagation
+from opentelemetry.trace import Span, SpanContext, propagation
 
 # Where the API keeps the global providers, None until there are any. Its public getters read the process environment
 # until then: 1 us on every call without an SDK.
@@ -79,6 +83,11 @@ def span_context(context: Context) -> SpanContext | None:
     return found if found.is_valid else None
 
 
+def span_of(context: Context) -> Span:
+    """Returns the span in an OpenTelemetry context; an invalid one where there is none."""
+    return trace.get_current_span(context)
+
+
 def parts_of(propagator: TextMapPropagator) -> Sequence[TextMapPropagator]:
     """Returns the propagators that a composite one is made of; any other is the one part of itself."""
     if type(propagator) is CompositePropagator:
@@ -103,6 +112,32 @@ task_of: Callable[[Any], asyncio.Task[Any] | None] = (
     asyncio.current_task if _current_tasks is None else _current_tasks.get
 )
 """Returns the task that a loop is running, or None."""
+
+
+get_frame: Callable[[int], FrameType] = sys._getframe  # pyright: ignore[reportPrivateUsage] (Python documents it)
+"""Returns the frame of a caller: 0 for the function that asks, 1 for the one that has called it."""
+
+
+def _held_by_somebody(_: object) -> int:
+    return next(_counter)
+
+
+_counter = itertools.count()
+
+references: Callable[[object], int] = getattr(sys, "getrefcount", _held_by_somebody)
+"""Counts who refers to an object; a Python that does not count answers more each time."""
+
+
+def context_of_task(task: asyncio.Task[Any]) -> contextvars.Context | None:
+    """Returns the context that a task runs in; None where that can't be told."""
+    get_context: Callable[[], contextvars.Context] | None = getattr(task, "get_context", None)
+    if get_context is not None:
+        return get_context()
+    # Before Python 3.12 a task does not tell. But it shows to the garbage collector what it refers to, and one that is
+    # written in Python has an attribute.
+    known: Any = getattr(task, "_context", None)
+    found = (known, *gc.get_referents(task))
+    return next((each for each in found if type(each) is contextvars.Context), None)
 
 
 def exception_of(future: asyncio.Future[Any]) -> BaseException | None:

@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from threading import RLock
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 from weakref import ref
 
 from opentelemetry.instrumentation.nats import _attributes as names
@@ -26,6 +26,7 @@ from opentelemetry.instrumentation.nats._series import (
     Reading,
     Series,
 )
+from opentelemetry.instrumentation.nats._splitting import Split
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
 
@@ -47,34 +48,13 @@ class ClientView(Protocol):
         ...
 
 
-class _Split(NamedTuple):
-    """A client's statistics, split over the servers that it was connected to.
+class Processed(Protocol):
+    """What is read of a message that is being processed."""
 
-    Attributes:
-        server: The metric attributes of the server that it is connected to.
-        since: What the statistics were when that began.
-        before: What is due to the servers before.
-    """
-
-    server: Attributes
-    since: dict[str, int]
-    before: tuple[tuple[Attributes, dict[str, int]], ...]
-
-    def counts(self, stats: dict[str, int]) -> tuple[tuple[Attributes, dict[str, int]], ...]:
-        """Returns what is due to each server, where these are the client's statistics now."""
-        since = self.since
-        return *self.before, (self.server, {name: value - since.get(name, 0) for name, value in stats.items()})
-
-    def follow(self, server: Attributes, stats: dict[str, int]) -> _Split:
-        """Returns the split from here on, where another server comes now; one that comes again keeps one place."""
-        if not self.server:
-            return self._replace(server=server)
-        merged: dict[frozenset[Any], tuple[Attributes, dict[str, int]]] = {}
-        for attributes, counts in self.counts(stats):
-            key = frozenset(attributes.items())
-            earlier = merged[key][1] if key in merged else {}
-            merged[key] = attributes, {name: value + earlier.get(name, 0) for name, value in counts.items()}
-        return _Split(server, stats, tuple(merged.values()))
+    @property
+    def series(self) -> Series:
+        """The metrics of its processing."""
+        ...
 
 
 class ClientReadings:
@@ -90,6 +70,8 @@ class ClientReadings:
         view: The view.
         server: The metric attributes of the server that it is connected to.
         jetstream: The delivery metrics.
+        processing: The messages that are being processed now.
+        processes: The metrics of all that may be processed.
         reference: Knows whether the client is still there.
     """
 
@@ -101,6 +83,8 @@ class ClientReadings:
         "_split",
         "_stats",
         "jetstream",
+        "processes",
+        "processing",
         "reference",
         "server",
         "view",
@@ -116,12 +100,14 @@ class ClientReadings:
         self.view = view
         self.server: Attributes = {}
         self.jetstream: dict[int, JetStreamSeries] = {}
+        self.processing: set[Processed] = set()
+        self.processes: set[Series] = set()
         self.reference: ref[Any] | None = None
         self._stats = stats
         self._bounds = bounds
         # The client's own counters never go back; this splits them over the servers that it was connected to. Replaced
         # as a whole, because a reader's thread may look at any time.
-        self._split = _Split({}, stats.copy() if counted else dict.fromkeys(stats, 0), ())
+        self._split = Split({}, stats.copy() if counted else dict.fromkeys(stats, 0), ())
         self._series: dict[int, Series] = {}
         self._found: dict[tuple[str, str | None], JetStreamSeries] = {}
         self._counts: dict[tuple[str, int], Reading] = {}
@@ -204,9 +190,11 @@ class Readings:
         self._dead: deque[ClientReadings] = deque()
         self._retired: dict[tuple[str, frozenset[Any]], Reading] = {}
         self._servers: dict[frozenset[Any], Attributes] = {}
+        self._processed: dict[frozenset[Any], Attributes] = {}
         self.states: Observe = _observe(self._states)
         self.subscriptions: Observe = _observe(partial(self._by_server, _subscriptions))
         self.pending_messages: Observe = _observe(partial(self._by_server, _pending_messages))
+        self.processing: Observe = _observe(self._processing)
         self.pending_bytes: Observe = _observe(partial(self._by_server, _pending_bytes))
         self.consumer_pending: Observe = _observe(self._consumer_pending)
 
@@ -266,6 +254,17 @@ class Readings:
         # alert on it does not resolve.
         for server in list(self._servers.values()):
             yield server, 0
+
+    def _processing(self) -> Iterator[tuple[Attributes, int]]:
+        for client in self._clients():
+            # Copies made in one go: other threads begin and end messages meanwhile.
+            counts = Counter(message.series for message in list(client.processing))
+            for series in list(client.processes):
+                attributes = series.destination()
+                self._processed[frozenset(attributes.items())] = attributes
+                yield attributes, counts[series]
+        for attributes in list(self._processed.values()):
+            yield attributes, 0  # as above
 
     def _states(self) -> Iterator[tuple[Attributes, int]]:
         for state in _CONNECTION_STATES:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from time import time_ns
 from typing import Any, NamedTuple
 
 from opentelemetry import context as context_api
@@ -14,12 +15,14 @@ from opentelemetry.context import Context, attach, get_current
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._arrived import Note, note_all
 from opentelemetry.instrumentation.nats._attributes import AckSubject, Attributes
-from opentelemetry.instrumentation.nats._delivering import Delivery, Describe, deliver
+from opentelemetry.instrumentation.nats._contexts import ambient
+from opentelemetry.instrumentation.nats._delivering import Describe, deliver
 from opentelemetry.instrumentation.nats._faults import FAULTS
 from opentelemetry.instrumentation.nats._messages import count_deliveries, message_attributes
 from opentelemetry.instrumentation.nats._observing import Observed
 from opentelemetry.instrumentation.nats._operations import RECEIVE
 from opentelemetry.instrumentation.nats._origins import Origin
+from opentelemetry.instrumentation.nats._processing import Delivery
 from opentelemetry.instrumentation.nats._providers import span_context
 from opentelemetry.instrumentation.nats._telemetry import Failure, Telemetry
 from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
@@ -72,7 +75,7 @@ def give_back() -> None:
 
 def before_receive(telemetry: Telemetry) -> Context:
     """Returns the context that a receive is called in, after putting back what `activate_next_msg` replaced."""
-    context = get_current()
+    context = ambient()
     if not context:
         return context
     # Whatever the options are now: another `instrument()` may have had it on.
@@ -124,6 +127,8 @@ class Receive(Observed):
             prototype.series.count += 1
             if not nested:
                 self.parent = context
+                # Its parent is younger than the wait. An hour of idleness is no part of the message's trace.
+                self.started_at = time_ns()
             creation = delivery.creation
             span = self.end(None, () if creation is None else (Link(creation),), (message,))
             delivery.span_context = span.get_span_context()
@@ -152,11 +157,12 @@ class Receive(Observed):
             naming = telemetry.naming
             excludes = naming.excludes
             for message in messages:
-                delivery, _ = deliver(message, origin, _NO_CONTEXT, notes)
+                delivery, delivery.arrived = deliver(message, origin, _NO_CONTEXT, notes)
                 if excludes and naming.excluded(message.subject):
                     continue
                 of_message: Attributes = {}
-                ack = message_attributes(telemetry, of_message, message)
+                delivery.attributes = of_message
+                delivery.ack = ack = message_attributes(telemetry, of_message, message)
                 if ack is not None:
                     acks.append(ack)
                 if delivery.creation is None:

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from opentelemetry.instrumentation.nats._attributes import Attributes
+from opentelemetry.instrumentation.nats._attributes import JETSTREAM_SETTLEMENT, Attributes
 from opentelemetry.instrumentation.nats._bounds import Bounds, SeriesAttributes
+from opentelemetry.semconv._incubating.attributes.messaging_attributes import MESSAGING_OPERATION_NAME
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 
 SENT_BYTES = "nats.client.sent.bytes"
@@ -24,6 +25,7 @@ CONNECTIONS = "nats.client.connections"
 SUBSCRIPTIONS = "nats.client.active_subscriptions"
 PENDING_MESSAGES = "nats.client.pending.messages"
 PENDING_BYTES = "nats.client.pending.bytes"
+PROCESSING = "nats.client.processing.messages"
 DELIVERY_LATENCY = "nats.jetstream.delivery.latency"
 REDELIVERIES = "nats.jetstream.redeliveries"
 CONSUMER_PENDING = "nats.jetstream.consumer.pending"
@@ -46,7 +48,7 @@ class Series:
         count: Messages so far, sent or consumed.
     """
 
-    __slots__ = ("_bounds", "_by_type", "_counted", "_failed", "attributes", "count", "instrument")
+    __slots__ = ("_bounds", "_by_type", "_counted", "_failed", "_settled", "attributes", "count", "instrument")
 
     def __init__(self, bounds: Bounds, instrument: str | None, shared: SeriesAttributes) -> None:
         self.instrument = instrument
@@ -56,6 +58,22 @@ class Series:
         self._counted = shared.counted
         self._by_type: dict[str, Series] | None = None
         self._failed: dict[int, Series] | None = None
+        self._settled: dict[str, Series] | None = None
+
+    def settled(self, settlement: str) -> Series:
+        """Returns the series of the same processing where its message was settled in this way."""
+        settled = self._settled
+        if settled is None:
+            settled = self._settled = {}
+        series = settled.get(settlement)
+        if series is None:
+            shared = self._bounds.operation(None, {**self.attributes, JETSTREAM_SETTLEMENT: settlement})
+            series = settled[settlement] = Series(self._bounds, None, shared)
+        return series
+
+    def destination(self) -> Attributes:
+        """Returns the attributes of what is about the destination, and no operation on it."""
+        return {name: value for name, value in self._counted.items() if name != MESSAGING_OPERATION_NAME}
 
     def failed(self, error_type: str) -> Series:
         """Returns the series of the same operation where it failed in this way."""

@@ -16,6 +16,8 @@ from weakref import WeakSet
 from wrapt import register_post_import_hook
 
 from opentelemetry.instrumentation.nats import _faults
+from opentelemetry.instrumentation.nats._abandoning import end_all
+from opentelemetry.instrumentation.nats._collecting import watch_collector
 from opentelemetry.instrumentation.nats._faults import FAULTS
 from opentelemetry.instrumentation.nats._patches import (
     client,
@@ -63,6 +65,7 @@ class Patches:
                 self.patch_micro()
             else:
                 _wait_for_micro(self)
+            watch_collector(True)
         except BaseException:
             self.remove()
             raise
@@ -84,6 +87,7 @@ class Patches:
         for patch in reversed(self._applied):
             patch.remove()
         self._applied.clear()
+        end_all(self._telemetry)
 
 
 _waiting: WeakSet[Patches] = WeakSet()

@@ -16,13 +16,15 @@ from typing import Any
 from opentelemetry.context import Context, attach, get_current
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._attributes import is_status
-from opentelemetry.instrumentation.nats._calls import Call, current_call, own_mark
-from opentelemetry.instrumentation.nats._delivering import Body, Delivery, Describe, delivery_of, start_process
+from opentelemetry.instrumentation.nats._calls import Call, current_call, get_mark, own_mark
+from opentelemetry.instrumentation.nats._contexts import Body, Place, around, note_failure, unended
+from opentelemetry.instrumentation.nats._delivering import Describe, begin_or_join, show, start_process
 from opentelemetry.instrumentation.nats._faults import FAULTS
 from opentelemetry.instrumentation.nats._origins import Origin
 from opentelemetry.instrumentation.nats._patches._replacing import below
-from opentelemetry.instrumentation.nats._propagation import extract
-from opentelemetry.instrumentation.nats._providers import suppressed
+from opentelemetry.instrumentation.nats._processing import Delivery
+from opentelemetry.instrumentation.nats._propagation import BODY_KEY, extract
+from opentelemetry.instrumentation.nats._providers import get_frame, references, suppressed
 from opentelemetry.instrumentation.nats._receiving import before_receive
 from opentelemetry.instrumentation.nats._telemetry import Failure, Telemetry
 
@@ -75,18 +77,24 @@ def trace_handler(
         delivery = start_process(origin, message)
         if delivery is None:
             return await handler(argument)
-        body = Body()
-        body.enter(delivery, previous)
+        if telemetry.options.consume_hook is not None:
+            show(delivery, message)
+        held = delivery.awaits and references(message)
+        context = delivery.context
+        attach(context)
         try:
             result = await handler(argument)
         except BaseException as error:
-            body.leave(explain(delivery, error))
+            note_failure(error, context)
+            # What nats-py gets is nobody's to settle any more.
+            delivery.leave(None, explain(delivery, error), True)
             raise
         finally:
             # Not only if ours is still current: the task goes on to the next message, and nothing that a handler
             # forgot to put back may be current there.
             attach(previous)
-        body.leave(delivery.failure)
+        # nats-py holds the message until the next one comes. If nobody else does, the program has let go of it.
+        delivery.leave(None, delivery.failure, held is not False and references(message) <= held)
         return result
 
     return traced
@@ -105,27 +113,67 @@ async def _carry(handler: Handler, message: Any) -> None:
         attach(previous)
 
 
-def begin_body(
-    body: Body, telemetry: Telemetry, origin: Origin, message: Any, describe: Describe | None, counts: bool
-) -> None:
-    """Begins the body of a loop.
+class Loop:
+    """What a loop over messages keeps from one step to the next: the body that goes on.
 
     Args:
-        body: The loop's body, which has ended or not begun yet.
         telemetry: The telemetry.
-        origin: Where the message came from.
-        message: The message, or KV entry, or object's info.
+        origin: Where the messages come from.
+        place: Where in the program it is.
         describe: Makes the attributes of what is no `Msg`.
-        counts: Whether this is what hands the message to the application, rather than a receive before.
+
+    Attributes:
+        place: Where in the program it is.
     """
-    current = get_current()
-    if current and suppressed(current):
-        return
-    if current:
-        current = before_receive(telemetry)
-    delivery = start_process(origin, message, current, describe, counts)
-    if delivery is not None:
-        body.enter(delivery, current)
+
+    __slots__ = ("_body", "_delivery", "_describe", "_mark", "_origin", "_telemetry", "place")
+
+    def __init__(self, telemetry: Telemetry, origin: Origin, place: Place, describe: Describe | None = None) -> None:
+        self._body: Body | None = None
+        self._delivery: Delivery | None = None
+        self._telemetry = telemetry
+        self._origin = origin
+        self._describe = describe
+        self._mark = own_mark()
+        self.place = place
+
+    def step(self, message: Any, fresh: bool) -> None:
+        """Begins the body of a message.
+
+        Args:
+            message: The message, or KV entry, or object's info.
+            fresh: Whether the loop has got it now, and nobody knows of it yet.
+        """
+        current = outside = get_current()
+        mark = self._mark
+        if mark is not get_mark():  # another task steps
+            self._mark = mark = own_mark()
+        if current:
+            if suppressed(current):
+                return
+            current = outside = unended(current)
+            current = outside = before_receive(self._telemetry)
+            if BODY_KEY in current:
+                outside = around(current, mark, self.place.home)
+        body = Body(mark, current, self.place)
+        if fresh:
+            delivery = start_process(self._origin, message, outside, self._describe, True, body)
+            if delivery is not None and self._telemetry.options.consume_hook is not None:
+                show(delivery, message)
+        else:
+            delivery = begin_or_join(self._origin, message, outside, body)
+        if delivery is not None:
+            self._body = body
+            self._delivery = delivery
+            attach(body.context)
+
+    def leave(self) -> None:
+        """Ends the body that goes on, if one does."""
+        body, delivery = self._body, self._delivery
+        if body is not None and delivery is not None:
+            self._body = self._delivery = None
+            body.leave()
+            delivery.leave(body)
 
 
 class MessageLoop:
@@ -138,21 +186,21 @@ class MessageLoop:
         describe: Makes the attributes of what is no `Msg`.
     """
 
-    __slots__ = ("_body", "_describe", "_origin", "_step", "_telemetry")
+    __slots__ = ("_describe", "_loop", "_step", "_telemetry")
 
     def __init__(self, telemetry: Telemetry, origin: Origin, iterator: Any, describe: Describe | None = None) -> None:
-        self._body = Body()
+        self._loop = Loop(telemetry, origin, Place(get_frame(2)), describe)  # of who has called our caller
         self._telemetry = telemetry
-        self._origin = origin
         self._step: Callable[[], Awaitable[Any]] = below(telemetry, iterator, "__anext__") or _silently(iterator)
         self._describe = describe
 
     def __aiter__(self) -> MessageLoop:
+        self._loop.place = Place(get_frame(1))
         return self
 
     async def __anext__(self) -> Any:
-        body, telemetry, origin, describe = self._body, self._telemetry, self._origin, self._describe
-        body.leave()
+        loop, telemetry, describe = self._loop, self._telemetry, self._describe
+        loop.leave()
         message = await self._step()
         # A traceback that somebody keeps, of a hook's exception for one, keeps this frame. It must not keep the loop.
         del self
@@ -160,11 +208,11 @@ class MessageLoop:
         if message is None or (not telemetry.listening and telemetry.idle()):
             return message
         if describe is not None or message.data or not is_status(message.headers, 0):
-            begin_body(body, telemetry, origin, message, describe, True)
+            loop.step(message, True)
         return message
 
     def __del__(self) -> None:
-        self._body.leave()
+        self._loop.leave()
 
 
 def _silently(iterator: Any) -> Callable[[], Awaitable[Any]]:
@@ -200,19 +248,16 @@ class FetchedMessages(list[Any]):
     def __iter__(self) -> Iterator[Any]:
         if self._telemetry.idle() or current_call() is not None:
             return super().__iter__()
-        return self._bodies()
+        return self._bodies(Loop(self._telemetry, self._origin, Place(get_frame(1))))
 
-    def _bodies(self) -> Iterator[Any]:
-        body = Body()
+    def _bodies(self, loop: Loop) -> Iterator[Any]:
         try:
             for message in super().__iter__():
-                body.leave()
-                delivery = delivery_of(message)
-                if delivery is None or not delivery.processed:
-                    begin_body(body, self._telemetry, self._origin, message, None, False)
+                loop.leave()
+                loop.step(message, False)
                 yield message
         finally:
-            body.leave()
+            loop.leave()
 
     def __reduce__(self) -> Any:
         return list, (list(super().__iter__()),)

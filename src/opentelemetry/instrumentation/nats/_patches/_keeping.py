@@ -100,7 +100,13 @@ def origin_of(telemetry: Telemetry, core: Any) -> Origin:
         return origin
     connection = connection_of(telemetry, _nats.client_of_subscription(core))
     internal = _nats.waits_for_answer(core) if origin is None else origin.internal
-    origin = Origin(connection, _nats.subject_of(core), group=_nats.queue_of(core), internal=internal)
+    origin = Origin(
+        connection,
+        _nats.subject_of(core),
+        group=_nats.queue_of(core),
+        internal=internal,
+        acknowledges=_nats.acknowledges_of(core),
+    )
     keep_origin(core, origin)
     return origin
 
@@ -108,6 +114,15 @@ def origin_of(telemetry: Telemetry, core: Any) -> Origin:
 def keep_origin(owner: Any, origin: Origin) -> None:
     """Remembers on a core subscription, or on a watcher, where its messages come from."""
     owner.__dict__[_ORIGIN] = origin
+
+
+def kept_origin(owner: Any) -> Origin | None:
+    """Returns the origin that is kept on a subscription, the core one below one of JetStream's, or on a watcher."""
+    origin: Origin | None = owner.__dict__.get(_ORIGIN)
+    if origin is None:
+        below: Any = owner.__dict__.get("_sub")
+        origin = None if below is None else below.__dict__.get(_ORIGIN)
+    return origin
 
 
 def origin_of_watcher(telemetry: Telemetry, watcher: Any, client: Any, bucket: str, subject: str) -> Origin:

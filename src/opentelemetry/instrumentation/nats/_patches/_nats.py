@@ -216,6 +216,22 @@ def _is_of_nats(function: Any) -> bool:
     return isinstance(module, str) and module.startswith("nats.")
 
 
+def acknowledges(config: Any) -> bool:
+    """Tells whether each message of a consumer is to be acknowledged.
+
+    Args:
+        config: The consumer's configuration; None for the default.
+    """
+    policy = getattr(config, "ack_policy", None)
+    return policy is None or getattr(policy, "value", policy) == "explicit"
+
+
+def acknowledges_of(subscription: Any) -> bool:
+    """Tells the same of a core subscription (`_jsi`): only those of a stream's messages are. Without it: none is."""
+    stream = _read(subscription, "_jsi", None, "spans of messages of push consumers end with the handler")
+    return stream is not None and acknowledges(getattr(stream, "_ccreq", None))
+
+
 def core_of_iterator(iterator: Any) -> Any:
     """Returns the core subscription that an iterator steps through (`_sub`). Without it: loops are not traced."""
     return _read(iterator, "_sub", None, "loops over messages are not traced")

@@ -11,6 +11,7 @@ from typing import Any
 from opentelemetry.context import get_current
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._calls import Call, own_mark
+from opentelemetry.instrumentation.nats._contexts import unended
 from opentelemetry.instrumentation.nats._delivering import handled_reply
 from opentelemetry.instrumentation.nats._faults import FAULTS
 from opentelemetry.instrumentation.nats._headers import chosen
@@ -56,8 +57,10 @@ def make_publish(telemetry: Telemetry, original: Callable[..., Any]) -> Callable
                 inner(call, self, *args, **kwargs) if call.follows == "publish" else original(self, *args, **kwargs)
             )
         context = get_current()
-        if context and suppressed(context):
-            return await original(self, *args, **kwargs)
+        if context:
+            if suppressed(context):
+                return await original(self, *args, **kwargs)
+            context = unended(context)
         send = None
         try:
             subject, payload, reply, headers, rest, more = _publish_arguments(*args, **kwargs)

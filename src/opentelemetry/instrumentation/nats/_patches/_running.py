@@ -13,6 +13,7 @@ from typing import Any
 from opentelemetry.context import get_current
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._calls import Call, current_call, own_mark
+from opentelemetry.instrumentation.nats._contexts import unended
 from opentelemetry.instrumentation.nats._faults import FAULTS
 from opentelemetry.instrumentation.nats._observing import Consumed, Reading
 from opentelemetry.instrumentation.nats._patches._replacing import Make, Row, Rows
@@ -121,8 +122,10 @@ def running(
                     return await inner(call, original, self, *args, **kwargs)
                 return await original(self, *args, **kwargs)
             context = get_current()
-            if context and suppressed(context):
-                return await original(self, *args, **kwargs)
+            if context:
+                if suppressed(context):
+                    return await original(self, *args, **kwargs)
+                context = unended(context)
             try:
                 call = start(telemetry, self, context, *args, **kwargs)
                 if reading is not None:

@@ -14,8 +14,9 @@ from contextvars import ContextVar
 from typing import Any
 
 from opentelemetry.instrumentation.nats import _faults
-from opentelemetry.instrumentation.nats._delivering import DELIVERY, Delivery, Describe
+from opentelemetry.instrumentation.nats._delivering import Describe
 from opentelemetry.instrumentation.nats._faults import FAULTS
+from opentelemetry.instrumentation.nats._holding import make_delivery
 from opentelemetry.instrumentation.nats._observing import stored_links
 from opentelemetry.instrumentation.nats._origins import Origin
 from opentelemetry.instrumentation.nats._patches import _nats
@@ -76,7 +77,9 @@ def _note(item: Any, message: Any) -> None:
     try:
         headers = message.headers
         links = stored_links([(headers, None)])
-        item.__dict__[DELIVERY] = Delivery(None, links[0].context if links else None, headers)
+        delivery = make_delivery(item)
+        delivery.headers = headers
+        delivery.creation = links[0].context if links else None
     except FAULTS:
         _faults.report("reading the context of an update")
 

@@ -10,10 +10,11 @@ from functools import partial
 from typing import Any
 from weakref import ref
 
-from opentelemetry.context import Context, get_current
+from opentelemetry.context import Context
 from opentelemetry.instrumentation.nats import _attributes as names
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._calls import Call, outside
+from opentelemetry.instrumentation.nats._contexts import ambient, context_of_failure
 from opentelemetry.instrumentation.nats._faults import FAULTS
 from opentelemetry.instrumentation.nats._observing import Observed
 from opentelemetry.instrumentation.nats._operations import PROCESS, REQUEST, Operation
@@ -43,7 +44,7 @@ def _make_connect(telemetry: Telemetry, original: Callable[..., Any]) -> Callabl
     async def connect(self: Any, *args: Any, **kwargs: Any) -> Any:
         connect = None
         try:
-            context = get_current()
+            context = ambient()
             if not telemetry.idle() and not suppressed(context):
                 connect = Observed(context)
         except FAULTS:
@@ -187,7 +188,7 @@ async def _count_error(telemetry: Telemetry, client: Any, callback: Any, error: 
     except FAULTS:
         _faults.report("counting an error")
     # nats-py may call it from inside a call of the user's; what the callback does is the user's again.
-    with outside():
+    with outside(), context_of_failure(error):
         return await callback(error, *rest)
 
 

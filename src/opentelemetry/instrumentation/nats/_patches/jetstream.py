@@ -12,12 +12,13 @@ from typing import Any
 from opentelemetry.context import Context
 from opentelemetry.instrumentation.nats import _attributes as names
 from opentelemetry.instrumentation.nats import _faults
+from opentelemetry.instrumentation.nats._abandoning import end_of_client
 from opentelemetry.instrumentation.nats._attributes import Attributes
 from opentelemetry.instrumentation.nats._calls import Call
 from opentelemetry.instrumentation.nats._faults import FAULTS
 from opentelemetry.instrumentation.nats._operations import PUBLISH
 from opentelemetry.instrumentation.nats._patches import _nats
-from opentelemetry.instrumentation.nats._patches._keeping import prototype_of
+from opentelemetry.instrumentation.nats._patches._keeping import connection_of, prototype_of
 from opentelemetry.instrumentation.nats._patches._replacing import Row, Rows
 from opentelemetry.instrumentation.nats._patches._running import running, sending
 from opentelemetry.instrumentation.nats._providers import exception_of
@@ -159,7 +160,10 @@ def _make_handle_async_reply(telemetry: Telemetry, original: Callable[..., Any])
 
 def _make_close(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[..., Any]:
     async def _close(self: Any, *args: Any, **kwargs: Any) -> Any:
-        """Acks that have not come when the client closes never come, and nats-py never finishes their futures."""
+        """Ends what waits for the client.
+
+        Acks that have not come when it closes never come, and nats-py never finishes their futures.
+        """
         try:
             return await original(self, *args, **kwargs)
         finally:
@@ -167,6 +171,7 @@ def _make_close(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[
                 if self.is_closed:
                     for waiting in list(_pending_of(self).values()):
                         waiting.fail(CLOSED)
+                    end_of_client(connection_of(telemetry, self))
             except FAULTS:
                 _faults.report("closing a client")
 

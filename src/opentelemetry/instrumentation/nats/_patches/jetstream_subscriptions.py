@@ -16,8 +16,8 @@ from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._attributes import Attributes
 from opentelemetry.instrumentation.nats._calls import Call, own_mark
 from opentelemetry.instrumentation.nats._connection import Connection
-from opentelemetry.instrumentation.nats._delivering import delivery_of
 from opentelemetry.instrumentation.nats._faults import FAULTS
+from opentelemetry.instrumentation.nats._holding import delivery_of
 from opentelemetry.instrumentation.nats._observing import Observed
 from opentelemetry.instrumentation.nats._operations import Operation
 from opentelemetry.instrumentation.nats._origins import Origin
@@ -66,6 +66,8 @@ def _start_subscribe(
         call = Observed(context, prototype)
         call.attributes.update(_consumer_attributes(get("stream"), origin.consumer))
     call.origin = origin
+    # A durable that is there already has a configuration of its own. nats-py asks for it.
+    call.follows = "consumer_info"
     return call
 
 
@@ -127,7 +129,13 @@ def _push_origin(connection: Connection, get: Callable[[str], Any]) -> Origin:
     queue = get("queue")
     # nats-py names the consumer after the queue; a group in the configuration has no say in that.
     durable = queue or get("durable") or getattr(config, "durable_name", None)
-    return Origin(connection, get("subject"), group=queue or getattr(config, "deliver_group", None), consumer=durable)
+    return Origin(
+        connection,
+        get("subject"),
+        group=queue or getattr(config, "deliver_group", None),
+        consumer=durable,
+        acknowledges=not get("ordered_consumer") and _nats.acknowledges(config),
+    )
 
 
 def _push_bind_origin(connection: Connection, get: Callable[[str], Any]) -> Origin:
@@ -139,11 +147,12 @@ def _push_bind_origin(connection: Connection, get: Callable[[str], Any]) -> Orig
         group=getattr(config, "deliver_group", None),
         consumer=getattr(config, "durable_name", None),
         stream=not subject,
+        acknowledges=_nats.acknowledges(config),
     )
 
 
 def _pull_origin(connection: Connection, get: Callable[[str], Any]) -> Origin:
-    return Origin(connection, get("subject"), consumer=get("durable"))
+    return Origin(connection, get("subject"), consumer=get("durable"), acknowledges=_nats.acknowledges(get("config")))
 
 
 def _pull_bind_origin(connection: Connection, get: Callable[[str], Any]) -> Origin:

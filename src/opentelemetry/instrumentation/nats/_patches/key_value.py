@@ -12,7 +12,9 @@ from opentelemetry.context import Context
 from opentelemetry.instrumentation.nats import _attributes as names
 from opentelemetry.instrumentation.nats._attributes import Attributes
 from opentelemetry.instrumentation.nats._calls import Call
-from opentelemetry.instrumentation.nats._delivering import Describe, delivery_of
+from opentelemetry.instrumentation.nats._delivering import Describe
+from opentelemetry.instrumentation.nats._holding import delivery_of
+from opentelemetry.instrumentation.nats._incoming import single
 from opentelemetry.instrumentation.nats._observing import Consumed, Observed
 from opentelemetry.instrumentation.nats._operations import Operation
 from opentelemetry.instrumentation.nats._origins import Origin
@@ -133,10 +135,8 @@ def _origin_of(telemetry: Telemetry, watcher: Any) -> Origin:
 
 
 def _operation_of(entry: Any) -> str:
-    operation = entry.operation
-    if isinstance(operation, list) and operation:
-        # It is a header's value, and nats-py's `fast_parse` extra makes lists of those.
-        operation = str(operation[0])  # pyright: ignore[reportUnknownArgumentType]
+    # It is a header's value, and nats-py's `fast_parse` extra makes lists of those.
+    operation: Any = single(entry.operation)
     return _OPERATIONS.get(operation, operation)
 
 

@@ -87,6 +87,14 @@ async def _note_stored(call: Call, original: Any, self: Any, /, *args: Any, **kw
     return message
 
 
+async def _note_policy(call: Call, original: Any, self: Any, /, *args: Any, **kwargs: Any) -> Any:
+    """Runs `consumer_info` inside of a subscribe: notes how the messages of the consumer are acknowledged."""
+    info = await original(self, *args, **kwargs)
+    if call.origin is not None:
+        call.origin.acknowledges = _nats.acknowledges(info.config)
+    return info
+
+
 def _stored_answer(message: Any, call: Observed) -> None:
     if not call.stored:  # by `get_last_msg`
         call.stored = ((message.headers, None),)
@@ -145,7 +153,7 @@ ROWS: Rows = [
         for each in row(
             _Manager,
             name,
-            observing,
+            partial(observing, followed=name, inner=_note_policy) if name == "consumer_info" else observing,
             partial(_start_manage, Operation.client(name)),
             _MANAGEMENT_ANSWERS.get(name),
             optional=name in _LATER,

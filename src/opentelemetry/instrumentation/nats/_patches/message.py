@@ -9,21 +9,22 @@ from functools import partial
 from typing import Any
 
 from opentelemetry.context import Context
-from opentelemetry.instrumentation.nats import _attributes as names
 from opentelemetry.instrumentation.nats._attributes import Attributes
 from opentelemetry.instrumentation.nats._calls import Call
-from opentelemetry.instrumentation.nats._delivering import bound_parent, delivery_of
-from opentelemetry.instrumentation.nats._messages import message_attributes
+from opentelemetry.instrumentation.nats._contexts import ambient
+from opentelemetry.instrumentation.nats._delivering import bound_parent
+from opentelemetry.instrumentation.nats._holding import delivery_of
+from opentelemetry.instrumentation.nats._messages import settlement_attributes
 from opentelemetry.instrumentation.nats._observing import Observed
 from opentelemetry.instrumentation.nats._operations import Operation
 from opentelemetry.instrumentation.nats._patches import _nats
 from opentelemetry.instrumentation.nats._patches._keeping import connection_of
 from opentelemetry.instrumentation.nats._patches._replacing import Row, Rows
 from opentelemetry.instrumentation.nats._patches._running import observing, sending
+from opentelemetry.instrumentation.nats._processing import Delivery
 from opentelemetry.instrumentation.nats._sending import Send, unrecorded
 from opentelemetry.instrumentation.nats._subjects import SERVICE_PREFIX
-from opentelemetry.instrumentation.nats._telemetry import Telemetry
-from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
+from opentelemetry.instrumentation.nats._telemetry import Failure, Telemetry
 
 _Msg = _nats.find_class("nats.aio.msg", "Msg")
 
@@ -33,6 +34,9 @@ _SETTLE = {
     "ack_sync": _ACK,
     **{name: Operation.settle(name) for name in ("nak", "term", "in_progress")},
 }
+
+_FINAL = frozenset({"ack", "nak", "term"})
+"""Those after which nothing more is to come."""
 
 
 def _start_respond(
@@ -60,7 +64,7 @@ def start_reply(
     if not client:
         return Call()
     prototype = connection_of(telemetry, client).reply_prototype(message.reply)
-    parent = bound_parent(message)
+    parent = bound_parent(message, ambient())
     if prototype.excluded:
         return unrecorded(prototype, parent)
     all_attributes = prototype.attributes.copy()
@@ -89,21 +93,27 @@ def _start_settle(
         prototype = connection_of(telemetry, _nats.client_of_message(message)).prototype(operation, message.subject)
     if prototype.excluded:
         return Call()
-    call = Observed(bound_parent(message), prototype)
-    message_attributes(telemetry, call.attributes, message)
-    # They tell of the delivery, not of its settlement.
-    for name in _NOT_OF_SETTLEMENT:
-        call.attributes.pop(name, None)
+    call = Settlement(bound_parent(message, context), prototype)
+    call.delivery = delivery
+    settlement_attributes(telemetry, call.attributes, message, None if delivery is None else delivery.ack)
     return call
 
 
-_NOT_OF_SETTLEMENT = (
-    messaging.MESSAGING_MESSAGE_BODY_SIZE,
-    messaging.MESSAGING_MESSAGE_CONVERSATION_ID,
-    names.JETSTREAM_CONSUMER_SEQUENCE,
-    names.JETSTREAM_DELIVERY_COUNT,
-    names.JETSTREAM_PENDING,
-)
+class Settlement(Observed):
+    """An acknowledgement of any kind.
+
+    Attributes:
+        delivery: What we know of the message, if anything.
+    """
+
+    delivery: Delivery | None = None
+
+    def succeed(self, failure: BaseException | Failure | None, instance: Any = None, result: Any = None) -> None:
+        """Ends it, and the processing of its message, if that waits for nothing else."""
+        self.end(failure)
+        name = self.prototype.operation.name
+        if failure is None and self.delivery is not None and name in _FINAL:
+            self.delivery.settle(name)
 
 
 ROWS: Rows = [

@@ -14,8 +14,8 @@ from opentelemetry.instrumentation.nats import _attributes as names
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._attributes import Attributes
 from opentelemetry.instrumentation.nats._calls import Call
-from opentelemetry.instrumentation.nats._delivering import Delivery, delivery_of
 from opentelemetry.instrumentation.nats._faults import FAULTS
+from opentelemetry.instrumentation.nats._holding import delivery_of
 from opentelemetry.instrumentation.nats._origins import Origin
 from opentelemetry.instrumentation.nats._patches import _nats
 from opentelemetry.instrumentation.nats._patches._bodies import trace_handler
@@ -23,6 +23,7 @@ from opentelemetry.instrumentation.nats._patches._keeping import connection_of
 from opentelemetry.instrumentation.nats._patches._replacing import Row, Rows
 from opentelemetry.instrumentation.nats._patches._running import Arguments, row, sending
 from opentelemetry.instrumentation.nats._patches.message import start_reply
+from opentelemetry.instrumentation.nats._processing import Delivery
 from opentelemetry.instrumentation.nats._telemetry import Failure, Telemetry
 from opentelemetry.instrumentation.nats._texts import clean, cut
 

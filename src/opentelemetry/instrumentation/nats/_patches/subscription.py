@@ -11,13 +11,14 @@ from functools import partial
 from typing import Any
 
 from opentelemetry.instrumentation.nats import _faults
+from opentelemetry.instrumentation.nats._abandoning import end_of_subscription
 from opentelemetry.instrumentation.nats._attributes import STATUS_HEADER, header, is_status
 from opentelemetry.instrumentation.nats._calls import Call, current_call
 from opentelemetry.instrumentation.nats._faults import FAULTS
 from opentelemetry.instrumentation.nats._origins import Origin
 from opentelemetry.instrumentation.nats._patches import _nats
 from opentelemetry.instrumentation.nats._patches._bodies import MessageLoop, trace_handler
-from opentelemetry.instrumentation.nats._patches._keeping import keep_origin, origin_of
+from opentelemetry.instrumentation.nats._patches._keeping import keep_origin, kept_origin, origin_of
 from opentelemetry.instrumentation.nats._patches._replacing import Row, Rows, own_function
 from opentelemetry.instrumentation.nats._patches._running import traced
 from opentelemetry.instrumentation.nats._patches._waiting import receiving
@@ -132,12 +133,28 @@ def _make_aiter(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[
     return __aiter__
 
 
+def _make_stop_processing(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[..., Any]:
+    def _stop_processing(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """Runs when a subscription gets no more messages: unsubscribed, drained, or all received that it wanted."""
+        result = original(self, *args, **kwargs)
+        try:
+            origin = kept_origin(self)
+            if telemetry.enabled and origin is not None:
+                end_of_subscription(origin)
+        except FAULTS:
+            _faults.report("ending what a subscription has left open")
+        return result
+
+    return _stop_processing
+
+
 def _origin_of_iterator(telemetry: Telemetry, iterator: Any) -> Origin:
     return origin_of(telemetry, _nats.core_of_iterator(iterator))
 
 
 ROWS: Rows = [
     Row(_Subscription, "_start", _make_start, coroutine=False),
+    Row(_Subscription, "_stop_processing", _make_stop_processing, coroutine=False),
     Row(_Subscription, "next_msg", receiving(origin_of, followed="next_msg", inner=hear_refusal)),
     Row(_Iterator, "__aiter__", _make_aiter, coroutine=False),
     Row(_Iterator, "__anext__", receiving(_origin_of_iterator)),  # a step by hand; loops step past it
