@@ -165,7 +165,7 @@ def test_no_private_method_is_listed_that_is_not_patched():
 
 
 NEEDED_PRIVATE = {
-    "Client._attempt_reconnect": "what is published meanwhile waits in a buffer, where headers count",
+    "Client._attempt_reconnect": "what is published without a connection waits in a buffer, where headers count",
     "Client._close": "asynchronous publishes, and messages, that will never be acknowledged end here",
     "Client._process_connect_init": "a reconnect changes server and client id",
     "Client._process_op_err": "as _attempt_reconnect, from the first moment on",

@@ -126,6 +126,10 @@ def _divide(
         name, value = item
         lower = name.lower()
         if lower in current.fields or lower in written:
+            if isinstance(value, list) and _clings(given):
+                # nats-py's `fast_parse` extra makes lists, and `Msg.respond` sends them back, which nats-py refuses: an
+                # answer to somebody who sent no header but a context would fail because of it.
+                continue
             if not isinstance(value, str):
                 raise TypeError
             if lower in of_spans:
@@ -149,6 +153,12 @@ def _divide(
     if passed_on and tracing_off is not None:
         staying.remove(tracing_off)  # it came with the context
     return staying, data
+
+
+def _clings(given: list[tuple[str, Any]]) -> bool:
+    """Tells whether headers have the context of what this task received last."""
+    found = span_context(extract(dict(given), Context()))
+    return found is not None and came_with(found.span_id)
 
 
 def _knows_baggage(context: Context) -> bool:

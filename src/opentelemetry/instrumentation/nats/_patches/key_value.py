@@ -134,7 +134,7 @@ def _origin_of(telemetry: Telemetry, watcher: Any) -> Origin:
     return origin_of_watcher(telemetry, watcher, _nats.client_of_store(kv), bucket, f"{_nats.key_prefix(kv)}>")
 
 
-def _operation_of(entry: Any) -> str:
+def _operation_of(entry: Any) -> Any:
     # It is a header's value, and nats-py's `fast_parse` extra makes lists of those.
     operation: Any = single(entry.operation)
     return _OPERATIONS.get(operation, operation)
