@@ -168,6 +168,7 @@ NEEDED_PRIVATE = {
     "Client._attempt_reconnect": "what is published without a connection waits in a buffer, where headers count",
     "Client._close": "asynchronous publishes, and messages, that will never be acknowledged end here",
     "Client._process_connect_init": "a reconnect changes server and client id",
+    "Client._process_op_err": "as _attempt_reconnect, from the first moment on",
     "Endpoint._start": "wraps a service's handler",
     "JetStreamContext._auto_ack_callback": "an automatic ack after a manual one comes to nothing",
     "JetStreamContext._JSI.recreate_consumer": "an ordered consumer is made again in the background",

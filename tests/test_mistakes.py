@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import warnings
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +15,16 @@ from typing import Any
 import pytest
 from nats.aio.client import Client
 from nats.errors import OutboundBufferLimitError
+from nats.js import JetStreamContext
 
+from opentelemetry import context, trace
 from opentelemetry.instrumentation.nats import NatsInstrumentor
 from opentelemetry.instrumentation.nats._telemetry import Telemetry as OurTelemetry
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.sdk.metrics import MeterProvider as SdkMeterProvider
 from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader
+from opentelemetry.trace import StatusCode
+from support.processes import run
 from support.server import NatsServer
 from support.spans import assert_span
 from support.telemetry import Telemetry
@@ -203,3 +208,118 @@ class TestErrorCodes:
         assert_span(span, status=(span.status.status_code, span.attributes["messaging.nats.service.error"]))
         for name in ("messaging.nats.service.error", "messaging.nats.service.error_code", "error.type"):
             assert len(span.attributes[name]) == 1024
+
+
+class TestAnActivatedContext:
+    """The option `activate_next_msg` leaves the context of a received message current."""
+
+    async def _receive(self, nc: Client, unique: Unique) -> None:
+        sub = await nc.subscribe(unique("orders"))
+        await nc.publish(sub.subject)
+        await sub.next_msg(5)
+
+    @pytest.mark.instrument(activate_next_msg=True)
+    async def test_is_given_back_at_uninstrument(self, telemetry: Telemetry, nc: Client, unique: Unique):
+        before = context.get_current()
+        await self._receive(nc, unique)
+        assert trace.get_current_span().get_span_context().is_valid
+        telemetry.uninstrument()
+        assert context.get_current() is before
+
+    @pytest.mark.instrument(activate_next_msg=True)
+    async def test_means_nothing_in_other_tasks_after_uninstrument(
+        self, telemetry: Telemetry, nc: Client, unique: Unique
+    ):
+        received, uninstrumented = asyncio.Event(), asyncio.Event()
+
+        async def work() -> None:
+            await self._receive(nc, unique)
+            with telemetry.tracer.start_as_current_span("before"):
+                received.set()
+            await uninstrumented.wait()
+            with telemetry.tracer.start_as_current_span("after"):
+                pass
+
+        working = asyncio.create_task(work())
+        await received.wait()
+        telemetry.uninstrument()
+        uninstrumented.set()
+        await working
+        (receive,) = [span for span in telemetry.spans() if span.name.startswith("receive")]
+        assert_span(telemetry.span("before"), parent=receive)
+        assert_span(telemetry.span("after"), parent=None)
+
+    async def test_is_given_back_by_any_later_receive(self, telemetry: Telemetry, nc: Client, unique: Unique):
+        """Also by one of a later `instrument()`, and in a loop that began before it."""
+        telemetry.uninstrument()
+        before = context.get_current()
+        sub = await nc.subscribe(unique("looped"))
+        loop = aiter(sub.messages)
+        telemetry.instrument(activate_next_msg=True)
+        await self._receive(nc, unique)
+        assert trace.get_current_span().get_span_context().is_valid
+        await nc.publish(sub.subject)
+        await anext(loop)
+        activated = trace.get_current_span().get_span_context()
+        telemetry.instrument()
+        assert context.get_current() is before
+        await nc.publish(sub.subject)
+        await anext(loop)
+        assert activated.is_valid
+        assert context.get_current() is before
+
+
+PROGRAM = """
+import asyncio, os, sys
+import nats
+from opentelemetry import trace
+from opentelemetry.instrumentation.nats import NatsInstrumentor
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter
+
+provider = TracerProvider()
+provider.add_span_processor(BatchSpanProcessor(ConsoleSpanExporter(formatter=lambda span: span.name + chr(10))))
+NatsInstrumentor().instrument(tracer_provider=provider)
+
+async def main():
+    global nc
+    nc = await nats.connect(os.environ["NATS_URL"])
+    await nc.subscribe("orders")
+    await nc.flush()
+    await nc.jetstream().publish_async("orders", b"")
+
+asyncio.run(main())
+if sys.argv[1:]:
+    del nc
+"""
+
+
+@pytest.mark.skipif(not hasattr(JetStreamContext, "publish_async"), reason="this nats-py has none")
+class TestAnAsynchronousPublishThatNobodyAcknowledges:
+    async def test_ends_when_its_client_is_let_go(
+        self, telemetry: Telemetry, nats_server: NatsServer, nc: Client, unique: Unique
+    ):
+        subject = unique("orders")
+        await nc.subscribe(subject)
+        await flush(nc)
+
+        async def program() -> None:
+            client = Client()
+            await client.connect(nats_server.url)
+            await client.jetstream().publish_async(subject, b"")
+            await client.flush()
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the socket that the program has left open
+            await asyncio.to_thread(asyncio.run, program())
+            gc.collect()
+        (span,) = await telemetry.wait_for(f"publish {subject}")
+        assert_span(span, status=(StatusCode.ERROR, "nats: connection closed"), events=[])
+
+    @pytest.mark.parametrize("lets_go", [False, True])
+    async def test_ends_with_the_program(self, nats_server: NatsServer, lets_go: bool):
+        finished = await run(
+            PROGRAM.replace("sys.argv[1:]", str(lets_go)), instrumented=False, env={"NATS_URL": nats_server.url}
+        )
+        assert finished.returncode == 0, finished.stderr
+        assert "publish orders" in finished.stdout.split("\n")

@@ -48,7 +48,7 @@ STOREYS = (
     ("_processing",),
     ("_holding",),
     ("_sending", "_observing", "_delivering", "_abandoning"),
-    ("_receiving",),
+    ("_receiving", "_unacked"),
     ("_patches._nats", "_patches._replacing"),
     ("_patches._errors",),
     ("_patches._keeping", "_patches._running"),

@@ -56,6 +56,7 @@ from opentelemetry.instrumentation.nats._options import (
 from opentelemetry.instrumentation.nats._origins import Origin
 from opentelemetry.instrumentation.nats._propagation import extract
 from opentelemetry.instrumentation.nats._providers import suppressed
+from opentelemetry.instrumentation.nats._receiving import give_back
 from opentelemetry.instrumentation.nats._telemetry import Telemetry
 from opentelemetry.instrumentation.nats._values import read_provider
 from opentelemetry.instrumentation.nats.package import _instruments  # pyright: ignore[reportPrivateUsage] (contrib's name)
@@ -123,6 +124,10 @@ class NatsInstrumentor(BaseInstrumentor):
         if self._patches is not None:
             self._patches.remove()
             self._patches = None
+        try:
+            give_back()
+        except FAULTS:
+            _faults.report("uninstrument()")
 
 
 NATSInstrumentor = NatsInstrumentor

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from opentelemetry import context as context_api
 from opentelemetry import trace
-from opentelemetry.context import Context, attach
+from opentelemetry.context import Context, attach, get_current
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._arrived import Note, note_all
 from opentelemetry.instrumentation.nats._attributes import AckSubject, Attributes
@@ -26,12 +26,31 @@ from opentelemetry.instrumentation.nats._processing import Delivery
 from opentelemetry.instrumentation.nats._providers import span_context
 from opentelemetry.instrumentation.nats._telemetry import Failure, Telemetry
 from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
-from opentelemetry.trace import Link, Span
+from opentelemetry.trace import INVALID_SPAN_CONTEXT, Link, NonRecordingSpan, Span, SpanContext
 
 # Where a context that `next_msg()` made current keeps what was current before, with the option `activate_next_msg`.
 _ACTIVATION = context_api.create_key("nats-activation")
 
 _NO_CONTEXT = Context()
+
+
+class _Activated(NonRecordingSpan):
+    """The span of a receive, left current: it is over, and only says whose child the work on the message is.
+
+    After `uninstrument()` it says nothing any more: nobody can reach into other tasks to take it away there.
+    """
+
+    def __init__(self, span: Span, telemetry: Telemetry) -> None:
+        super().__init__(span.get_span_context())
+        self._span = span
+        self._telemetry = telemetry
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._span, name)  # what only spans of the SDK have
+
+    def get_span_context(self) -> SpanContext:
+        """Returns the context of the receive's span."""
+        return super().get_span_context() if self._telemetry.enabled else INVALID_SPAN_CONTEXT
 
 
 class _Activation(NamedTuple):
@@ -46,11 +65,20 @@ class _Activation(NamedTuple):
     span: Span
 
 
+def give_back() -> None:
+    """Puts back what `activate_next_msg` replaced in the running task, if that still is current."""
+    context = get_current()
+    activation = context.get(_ACTIVATION)
+    if isinstance(activation, _Activation) and trace.get_current_span(context) is activation.span:
+        attach(activation.before)
+
+
 def before_receive(telemetry: Telemetry) -> Context:
     """Returns the context that a receive is called in, after putting back what `activate_next_msg` replaced."""
     context = ambient()
-    if not context or not telemetry.options.activate_next_msg:
+    if not context:
         return context
+    # Whatever the options are now: another `instrument()` may have had it on.
     activation = context.get(_ACTIVATION)
     # A span that the user has opened since is ambient: it stays, and the receive is its child.
     if isinstance(activation, _Activation) and trace.get_current_span(context) is activation.span:
@@ -107,8 +135,9 @@ class Receive(Observed):
             if ack is not None:
                 count_deliveries(origin, (ack,), trace.set_span_in_context(span, self.parent))
             if telemetry.options.activate_next_msg and not nested:
-                context = trace.set_span_in_context(span, context)
-                attach(context_api.set_value(_ACTIVATION, _Activation(ambient, span), context))
+                activated = _Activated(span, telemetry)
+                context = trace.set_span_in_context(activated, context)
+                attach(context_api.set_value(_ACTIVATION, _Activation(ambient, activated), context))
         except FAULTS:
             _faults.report("recording a receive")
 

@@ -152,8 +152,7 @@ class Loop:
             if suppressed(current):
                 return
             current = outside = unended(current)
-            if self._telemetry.options.activate_next_msg:
-                current = outside = before_receive(self._telemetry)
+            current = outside = before_receive(self._telemetry)
             if BODY_KEY in current:
                 outside = around(current, mark, self.place.home)
         body = Body(mark, current, self.place)

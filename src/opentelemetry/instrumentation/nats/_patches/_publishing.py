@@ -57,12 +57,12 @@ def make_publish(telemetry: Telemetry, original: Callable[..., Any]) -> Callable
                 inner(call, self, *args, **kwargs) if call.follows == "publish" else original(self, *args, **kwargs)
             )
         context = get_current()
-        if context:
-            if suppressed(context):
-                return await original(self, *args, **kwargs)
-            context = unended(context)
+        if context and suppressed(context):
+            return await original(self, *args, **kwargs)
         send = None
         try:
+            if context:
+                context = unended(context)
             subject, payload, reply, headers, rest, more = _publish_arguments(*args, **kwargs)
             if isinstance(subject, str) and isinstance(reply, str):
                 size = len(payload)

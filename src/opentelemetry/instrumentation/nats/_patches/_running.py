@@ -122,11 +122,11 @@ def running(
                     return await inner(call, original, self, *args, **kwargs)
                 return await original(self, *args, **kwargs)
             context = get_current()
-            if context:
-                if suppressed(context):
-                    return await original(self, *args, **kwargs)
-                context = unended(context)
+            if context and suppressed(context):
+                return await original(self, *args, **kwargs)
             try:
+                if context:
+                    context = unended(context)
                 call = start(telemetry, self, context, *args, **kwargs)
                 if reading is not None:
                     call.reading = reading

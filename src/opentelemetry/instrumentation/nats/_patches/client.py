@@ -92,9 +92,9 @@ def _make_process_connect_init(telemetry: Telemetry, original: Callable[..., Any
     return _process_connect_init
 
 
-def _make_attempt_reconnect(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[..., Any]:
-    async def _attempt_reconnect(self: Any, *args: Any, **kwargs: Any) -> Any:
-        """Runs while the connection is lost: what the program publishes waits in a buffer, where headers count too."""
+def _make_lost(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[..., Any]:
+    async def lost(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """Runs when the connection is lost: what the program publishes waits in a buffer, where headers count too."""
         try:
             if telemetry.enabled:
                 connection_of(telemetry, self).room.wait(partial(_is_crowded, ref(self)))
@@ -102,7 +102,7 @@ def _make_attempt_reconnect(telemetry: Telemetry, original: Callable[..., Any]) 
             _faults.report("reading the state of a connection")
         return await original(self, *args, **kwargs)
 
-    return _attempt_reconnect
+    return lost
 
 
 def _is_crowded(client: Callable[[], Any]) -> bool:
@@ -209,7 +209,8 @@ def _count(telemetry: Telemetry, client: Any, error: Any) -> None:
 ROWS: Rows = [
     Row(_Client, "connect", _make_connect),
     Row(_Client, "_process_connect_init", _make_process_connect_init),
-    Row(_Client, "_attempt_reconnect", _make_attempt_reconnect, optional=True),
+    Row(_Client, "_process_op_err", _make_lost, optional=True),
+    Row(_Client, "_attempt_reconnect", _make_lost, optional=True),
     Row(_Client, "publish", make_publish),
     Row(_Client, "request", sending(_start_request, _request_answer)),
 ]

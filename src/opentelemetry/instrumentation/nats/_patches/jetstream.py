@@ -24,6 +24,7 @@ from opentelemetry.instrumentation.nats._patches._running import running, sendin
 from opentelemetry.instrumentation.nats._providers import exception_of
 from opentelemetry.instrumentation.nats._sending import Send, unrecorded
 from opentelemetry.instrumentation.nats._telemetry import Failure, Telemetry
+from opentelemetry.instrumentation.nats._unacked import CLOSED, Sends, watch
 from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
 
 _Client = _nats.find_class("nats.aio.client", "Client")
@@ -74,11 +75,27 @@ def _sent_asynchronously(send: Send, _: Failure | None, js: Any, future: Any) ->
     try:
         client = _nats.client_of_context(js)
         # Where nats-py does not tell the client, a refusal and the client's end are not noticed.
-        pending: dict[str, _Publishing] = {} if client is None else client.__dict__.setdefault(_PENDING, {})
+        pending = _Pending({}) if client is None else client.__dict__.get(_PENDING)
+        if pending is None:
+            pending = client.__dict__[_PENDING] = _Pending(watch(client))
         _Publishing(pending, send.reply, future, send)
     except FAULTS:
         _faults.report("waiting for an asynchronous publish")
         send.finish(None)
+
+
+class _Pending(dict[str, "_Publishing"]):
+    """The asynchronous publishes of a client that wait, by the reply subject of their ack.
+
+    Args:
+        sends: Their sends, which end when the client is let go.
+    """
+
+    __slots__ = ("sends",)
+
+    def __init__(self, sends: Sends) -> None:
+        super().__init__()
+        self.sends = sends
 
 
 class _Publishing:
@@ -86,17 +103,19 @@ class _Publishing:
 
     __slots__ = ("_pending", "_reply", "future", "send")
 
-    def __init__(self, pending: dict[str, _Publishing], reply: str, future: asyncio.Future[Any], send: Send) -> None:
+    def __init__(self, pending: _Pending, reply: str, future: asyncio.Future[Any], send: Send) -> None:
         self._pending = pending
         self._reply = reply
         self.future = future
         self.send = send
         pending[reply] = self
+        pending.sends[reply] = send
         future.add_done_callback(self.done)
 
     def done(self, future: asyncio.Future[Any]) -> None:
         """Ends the send with the future: acked, refused, or cancelled by the user."""
-        self._pending.pop(self._reply, None)
+        if not self._is_over():
+            return
         if future.cancelled():
             self.send.finish(None)
             return
@@ -110,9 +129,14 @@ class _Publishing:
 
     def fail(self, error: BaseException | Failure) -> None:
         """Ends the send though nats-py leaves the future undone."""
+        if self._is_over():
+            self.future.remove_done_callback(self.done)
+            self.send.finish(error)
+
+    def _is_over(self) -> bool:
+        """Forgets the publish; tells whether it waited until now."""
         self._pending.pop(self._reply, None)
-        self.future.remove_done_callback(self.done)
-        self.send.finish(error)
+        return self._pending.sends.pop(self._reply, None) is not None
 
 
 def _make_handle_async_reply(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -146,7 +170,7 @@ def _make_close(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[
             try:
                 if self.is_closed:
                     for waiting in list(_pending_of(self).values()):
-                        waiting.fail(_CLOSED)
+                        waiting.fail(CLOSED)
                     end_of_client(connection_of(telemetry, self))
             except FAULTS:
                 _faults.report("closing a client")
@@ -156,9 +180,6 @@ def _make_close(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[
 
 def _pending_of(client: Any) -> dict[str, _Publishing]:
     return getattr(client, "__dict__", {}).get(_PENDING, {})
-
-
-_CLOSED = Failure("nats.errors.ConnectionClosedError", True, "nats: connection closed")
 
 
 ROWS: Rows = [

@@ -10,7 +10,9 @@ from typing import Any
 
 from opentelemetry.context import Context
 from opentelemetry.instrumentation.nats import _attributes as names
+from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._calls import Call
+from opentelemetry.instrumentation.nats._faults import FAULTS
 from opentelemetry.instrumentation.nats._observing import Observed
 from opentelemetry.instrumentation.nats._operations import Operation
 from opentelemetry.instrumentation.nats._patches import _nats
@@ -83,15 +85,21 @@ def _start_stored(
 async def _note_stored(call: Call, original: Any, self: Any, /, *args: Any, **kwargs: Any) -> Any:
     """Runs `get_msg` inside of another read: notes what it reads, for a link to its writer."""
     message = await original(self, *args, **kwargs)
-    call.stored = (*call.stored, (message.headers, None))
+    try:
+        call.stored = (*call.stored, (message.headers, None))
+    except FAULTS:
+        _faults.report("reading a stored message")
     return message
 
 
 async def _note_policy(call: Call, original: Any, self: Any, /, *args: Any, **kwargs: Any) -> Any:
     """Runs `consumer_info` inside of a subscribe: notes how the messages of the consumer are acknowledged."""
     info = await original(self, *args, **kwargs)
-    if call.origin is not None:
-        call.origin.acknowledges = _nats.acknowledges(info.config)
+    try:
+        if call.origin is not None:
+            call.origin.acknowledges = _nats.acknowledges(info.config)
+    except FAULTS:
+        _faults.report("reading a consumer's configuration")
     return info
 
 
