@@ -207,6 +207,7 @@ FENCED = {
     "_trace_callback",
     "_not_started",
     "_are_arguments",
+    "_carry",
     "_carrying",
     "stepping",
     "attach",
