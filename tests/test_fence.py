@@ -207,18 +207,27 @@ FENCED = {
     "_trace_callback",
     "_not_started",
     "_are_arguments",
+    "_carry",
+    "_carrying",
     "stepping",
+    "attach",
+    "message_of",
+    "is_status",
+    "start_process",
+    "show",
+    "references",
+    "leave",
+    "step",
 }
 
 ROOT = Path(package.__file__).parent / "_patches"
 
 
 def _around(tree: ast.AST) -> Iterator[ast.AsyncFunctionDef | ast.FunctionDef]:
-    """Yields the functions that await nats-py's own function, or return what it returns."""
+    """Yields the functions that call nats-py's own function, or the program's."""
     for node in ast.walk(tree):
         if isinstance(node, (ast.AsyncFunctionDef, ast.FunctionDef)):
-            own = [call for call in _calls(node) if isinstance(call.func, ast.Name) and call.func.id == "original"]
-            if own and node.name not in ("make", "traced"):
+            if any(_name(call) in ("original", "handler", "_step") for call in _calls(node)) and node.name != "make":
                 yield node
 
 

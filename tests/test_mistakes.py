@@ -20,7 +20,7 @@ from nats.js import JetStreamContext
 from opentelemetry import context, trace
 from opentelemetry.instrumentation.nats import NatsInstrumentor
 from opentelemetry.instrumentation.nats._telemetry import Telemetry as OurTelemetry
-from opentelemetry.metrics import MeterProvider
+from opentelemetry.metrics import MeterProvider, NoOpMeterProvider
 from opentelemetry.sdk.metrics import MeterProvider as SdkMeterProvider
 from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader
 from opentelemetry.trace import StatusCode
@@ -323,3 +323,81 @@ class TestAnAsynchronousPublishThatNobodyAcknowledges:
         )
         assert finished.returncode == 0, finished.stderr
         assert "publish orders" in finished.stdout.split("\n")
+
+
+class TestWithoutAnSdk:
+    """A trace that others record passes through: by callback, loop, fetched list and micro service alike."""
+
+    TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+    @pytest.fixture
+    async def nc(self, telemetry: Telemetry, connect: Connect) -> Client:
+        telemetry.uninstrument()
+        NatsInstrumentor().instrument(tracer_provider=trace.NoOpTracerProvider(), meter_provider=NoOpMeterProvider())
+        return await connect()
+
+    async def _passes(self, wire: Wire) -> None:
+        assert (await wire.frame()).header_lines == [f"traceparent: {self.TRACEPARENT}"]
+        assert (await wire.frame()).headers is None  # after it, and for what came without a context
+
+    async def test_a_context_passes_a_callback_and_a_loop(
+        self, telemetry: Telemetry, nc: Client, nats_server: NatsServer, unique: Unique
+    ):
+        called, looped, out = unique("called"), unique("looped"), unique("out")
+
+        async def handler(_: Any) -> None:
+            await nc.publish(out)
+
+        await nc.subscribe(called, cb=handler)
+        sub = await nc.subscribe(looped)
+        await flush(nc)
+        headers = f"traceparent: {self.TRACEPARENT}\r\n".encode()
+        async with Wire(nats_server.url) as wire:
+            await wire.subscribe(out)
+            await wire.publish(called, headers=headers)
+            await wire.publish(called)
+            await self._passes(wire)
+            await wire.publish(looped, headers=headers)
+            async for _ in sub.messages:
+                await nc.publish(out)
+                break
+            await nc.publish(out)
+            await self._passes(wire)
+        assert not trace.get_current_span().get_span_context().is_valid
+        assert telemetry.spans() == []
+
+    async def test_a_context_passes_a_fetched_list(
+        self, telemetry: Telemetry, nc: Client, nats_server: NatsServer, unique: Unique
+    ):
+        js = nc.jetstream()
+        stream, out = unique("orders"), unique("out")
+        await js.add_stream(name=stream, subjects=[stream])
+        async with Wire(nats_server.url) as wire:
+            await wire.subscribe(out)
+            await wire.publish(stream, headers=f"traceparent: {self.TRACEPARENT}\r\n".encode())
+            await wire.publish(stream)
+            for msg in await (await js.pull_subscribe(stream, "worker")).fetch(2, timeout=5):
+                await nc.publish(out)
+                await msg.ack()
+            await self._passes(wire)
+        assert telemetry.spans() == []
+
+    async def test_a_context_passes_a_micro_service(
+        self, telemetry: Telemetry, nc: Client, nats_server: NatsServer, unique: Unique
+    ):
+        micro = pytest.importorskip("nats.micro")
+        name, out = unique("echo"), unique("out")
+
+        async def handler(request: Any) -> None:
+            await nc.publish(out)
+            await request.respond(request.data)
+
+        service = await micro.add_service(nc, name=name, version="1.0.0")
+        await service.add_endpoint(name="echo", subject=name, handler=handler)
+        await flush(nc)
+        async with Wire(nats_server.url) as wire:
+            await wire.subscribe(out)
+            await wire.publish(name, headers=f"traceparent: {self.TRACEPARENT}\r\n".encode(), reply="answers")
+            await wire.publish(name, reply="answers")
+            await self._passes(wire)
+        await service.stop()

@@ -54,6 +54,7 @@ from opentelemetry.instrumentation.nats._options import (
     read_options,
 )
 from opentelemetry.instrumentation.nats._origins import Origin
+from opentelemetry.instrumentation.nats._processing import Delivery
 from opentelemetry.instrumentation.nats._propagation import extract
 from opentelemetry.instrumentation.nats._providers import suppressed
 from opentelemetry.instrumentation.nats._receiving import give_back
@@ -185,14 +186,19 @@ def process_message(msg: Any) -> Generator[Span]:
     try:
         yield get_current_span()
     except BaseException as error:
+        _leave(body, delivery, error)
+        raise
+    else:
+        _leave(body, delivery, None)
+
+
+def _leave(body: Body, delivery: Delivery | None, error: BaseException | None) -> None:
+    try:
         body.leave()
         if delivery is not None:
             delivery.leave(body, error)
-        raise
-    else:
-        body.leave()
-        if delivery is not None:
-            delivery.leave(body)
+    except FAULTS:
+        _faults.report("process_message")
 
 
 def _origin_of(telemetry: Telemetry, msg: Any) -> Origin:

@@ -178,8 +178,11 @@ def _give_up(span: Span) -> None:
 def show(delivery: Delivery, message: Any) -> None:
     """Shows a message whose processing has begun to the user's hook."""
     span = delivery.span
-    if span is not None:
-        run_consume_hook(delivery.prototype.telemetry.options, span, delivery.context, (message,))
+    try:
+        if span is not None:
+            run_consume_hook(delivery.prototype.telemetry.options, span, delivery.context, (message,))
+    except FAULTS:
+        _faults.report("showing a message")
 
 
 # Held while processing begins by a walk over a list, or by `process_message`: two threads may do so at the same time.

@@ -20,14 +20,21 @@ from opentelemetry.context import Context, attach, get_current
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._attributes import is_status
 from opentelemetry.instrumentation.nats._calls import Call, current_call, get_mark, own_mark
-from opentelemetry.instrumentation.nats._contexts import Body, Place, around, note_failure, unended
+from opentelemetry.instrumentation.nats._contexts import Body, Place, ambient, around, note_failure, unended, with_body
 from opentelemetry.instrumentation.nats._delivering import Describe, begin_or_join, show, start_process
 from opentelemetry.instrumentation.nats._faults import FAULTS
+from opentelemetry.instrumentation.nats._holding import delivery_of
 from opentelemetry.instrumentation.nats._origins import Origin
 from opentelemetry.instrumentation.nats._patches._replacing import below
 from opentelemetry.instrumentation.nats._processing import Delivery
 from opentelemetry.instrumentation.nats._propagation import BODY_KEY, extract
-from opentelemetry.instrumentation.nats._providers import generator_of, get_frame, references, suppressed
+from opentelemetry.instrumentation.nats._providers import (
+    generator_of,
+    get_frame,
+    references,
+    span_context,
+    suppressed,
+)
 from opentelemetry.instrumentation.nats._receiving import before_receive
 from opentelemetry.instrumentation.nats._telemetry import Failure, Telemetry
 
@@ -71,8 +78,8 @@ def trace_handler(
         if message is None:
             return await handler(argument)
         if not telemetry.listening and telemetry.idle():
-            if telemetry.enabled and message_of is _itself and message.headers:
-                return await _carry(handler, message)
+            if telemetry.enabled and message.headers:
+                return await _carry(handler, argument, message.headers)
             return await handler(argument)
         previous = get_current()
         if (previous and suppressed(previous)) or (not message.data and is_status(message.headers, 0)):
@@ -88,30 +95,36 @@ def trace_handler(
         try:
             result = await handler(argument)
         except BaseException as error:
-            note_failure(error, context)
-            # What nats-py gets is nobody's to settle any more.
-            delivery.leave(None, explain(delivery, error), True)
+            try:
+                note_failure(error, context)
+                # What nats-py gets is nobody's to settle any more.
+                delivery.leave(None, explain(delivery, error), True)
+            except FAULTS:
+                _faults.report("ending a process span")
             raise
         finally:
             # Not only if ours is still current: the task goes on to the next message, and nothing that a handler
             # forgot to put back may be current there.
             attach(previous)
-        # nats-py holds the message until the next one comes. If nobody else does, the program has let go of it.
-        delivery.leave(None, delivery.failure, held is not False and references(message) <= held)
+        try:
+            # nats-py holds the message until the next one comes. If nobody else does, the program has let go of it.
+            delivery.leave(None, delivery.failure, held is not False and references(message) <= held)
+        except FAULTS:
+            _faults.report("ending a process span")
         return result
 
     return traced
 
 
-async def _carry(handler: Handler, message: Any) -> None:
+async def _carry(handler: Handler, argument: Any, headers: Any) -> Any:
     """Without an SDK there are no spans, but a trace that others record still passes through."""
     previous = get_current()
     try:
-        attach(extract(message.headers, Context()))
+        attach(extract(headers, Context()))
     except FAULTS:
         _faults.report("reading the context of a message")
     try:
-        await handler(message)
+        return await handler(argument)
     finally:
         attach(previous)
 
@@ -173,6 +186,25 @@ class Loop:
             message: The message, or KV entry, or object's info.
             fresh: Whether the loop has got it now, and nobody knows of it yet.
         """
+        try:
+            if self._telemetry.listening or not self._telemetry.idle():
+                self._begin(message, fresh)
+            elif self._telemetry.enabled:
+                self._carry(message)
+        except FAULTS:
+            _faults.report("starting a process span")
+
+    def _carry(self, message: Any) -> None:
+        """Without an SDK there are no spans, but a trace that others record still passes through."""
+        current = ambient()
+        delivery = None if self._describe is None else delivery_of(message)
+        headers = message.headers if self._describe is None else delivery and delivery.headers
+        if headers and not suppressed(current) and span_context(current) is None:
+            self._body = body = Body(own_mark(), current, self._place)
+            body.context = with_body(extract(headers, current), body)
+            attach(body.context)
+
+    def _begin(self, message: Any, fresh: bool) -> None:
         current = outside = get_current()
         mark = self._mark
         if mark is not get_mark():  # another task steps
@@ -199,10 +231,14 @@ class Loop:
     def leave(self) -> None:
         """Ends the body that goes on, if one does."""
         body, delivery = self._body, self._delivery
-        if body is not None and delivery is not None:
+        if body is not None:
             self._body = self._delivery = None
-            body.leave()
-            delivery.leave(body)
+            try:
+                body.leave()
+                if delivery is not None:
+                    delivery.leave(body)
+            except FAULTS:
+                _faults.report("ending a process span")
 
 
 def _leave_context(loop: Callable[[], Loop | None], _: object) -> None:
@@ -240,7 +276,7 @@ class MessageLoop:
         # A traceback that somebody keeps, of a hook's exception for one, keeps this frame. It must not keep the loop.
         del self
         # None is a watcher's marker for "that was all there is so far".
-        if message is None or (not telemetry.listening and telemetry.idle()):
+        if message is None or not telemetry.enabled:
             return message
         if describe is not None or message.data or not is_status(message.headers, 0):
             loop.step(message, True)
@@ -281,7 +317,7 @@ class FetchedMessages(list[Any]):
         self._origin = origin
 
     def __iter__(self) -> Iterator[Any]:
-        if self._telemetry.idle() or current_call() is not None:
+        if not self._telemetry.enabled or current_call() is not None:
             return super().__iter__()
         return self._bodies(Loop(self._telemetry, self._origin, get_frame(1)))
 

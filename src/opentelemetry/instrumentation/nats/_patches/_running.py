@@ -47,6 +47,11 @@ def traced(telemetry: Telemetry) -> bool:
     return (telemetry.listening or not telemetry.idle()) and current_call() is None and not suppressed(get_current())
 
 
+def steps(telemetry: Telemetry) -> bool:
+    """Tells whether a loop is the user's own: traced, or without an SDK at least carrying on what others record."""
+    return telemetry.enabled and current_call() is None and not suppressed(get_current())
+
+
 class Arguments:
     """Reads arguments by name however they were given.
 

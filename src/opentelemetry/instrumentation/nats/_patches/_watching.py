@@ -22,7 +22,7 @@ from opentelemetry.instrumentation.nats._origins import Origin
 from opentelemetry.instrumentation.nats._patches import _nats
 from opentelemetry.instrumentation.nats._patches._bodies import MessageLoop
 from opentelemetry.instrumentation.nats._patches._replacing import Row, Rows
-from opentelemetry.instrumentation.nats._patches._running import traced
+from opentelemetry.instrumentation.nats._patches._running import steps
 from opentelemetry.instrumentation.nats._patches._waiting import receiving
 from opentelemetry.instrumentation.nats._telemetry import Telemetry
 
@@ -96,7 +96,7 @@ def watcher_rows(watcher: Any, origin_of: Callable[[Telemetry, Any], Origin], de
     def make_aiter(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[..., Any]:
         def __aiter__(self: Any) -> Any:
             try:
-                if traced(telemetry):
+                if steps(telemetry):
                     return MessageLoop(telemetry, origin_of(telemetry, self), self, describe)
             except FAULTS:
                 _faults.report("tracing a loop")

@@ -25,7 +25,7 @@ from opentelemetry.instrumentation.nats._patches import _nats
 from opentelemetry.instrumentation.nats._patches._bodies import FetchedMessages
 from opentelemetry.instrumentation.nats._patches._keeping import connection_of, keep_origin, origin_of
 from opentelemetry.instrumentation.nats._patches._replacing import Row, Rows
-from opentelemetry.instrumentation.nats._patches._running import Arguments, observing, row, traced
+from opentelemetry.instrumentation.nats._patches._running import Arguments, observing, row, steps
 from opentelemetry.instrumentation.nats._patches._waiting import receiving
 from opentelemetry.instrumentation.nats._patches.subscription import hear_refusal, stepping
 from opentelemetry.instrumentation.nats._receiving import Fetch, before_receive
@@ -169,8 +169,10 @@ def _make_fetch(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[
         fetch = core = client = origin = mark = None
         generation = 0
         try:
-            core = _nats.core_of(self) if traced(telemetry) else None
-            if core is not None:  # without one it is unsubscribed: nats-py is about to say so
+            core = _nats.core_of(self) if steps(telemetry) else None
+            if core is not None and not telemetry.listening and telemetry.idle():
+                origin = _origin_of_pull(connection_of(telemetry, _nats.client_of_pull(self)), self, core)
+            elif core is not None:  # without one it is unsubscribed: nats-py is about to say so
                 client = _nats.client_of_pull(self)
                 origin = _origin_of_pull(connection_of(telemetry, client), self, core)
                 fetch = Fetch(origin, before_receive(telemetry))
@@ -180,7 +182,9 @@ def _make_fetch(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[
         except FAULTS:
             _faults.report("starting a receive")
         if fetch is None or origin is None or mark is None:
-            return await original(self, *args, **kwargs)
+            messages = await original(self, *args, **kwargs)
+            # Without an SDK a loop over them makes no spans, but carries on what others record.
+            return messages if origin is None or not messages else _carrying(telemetry, origin, messages)
         try:
             with stepping(telemetry, core):
                 messages = await original(self, *args, **kwargs)
@@ -204,6 +208,14 @@ def _make_fetch(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[
             return messages
 
     return fetch
+
+
+def _carrying(telemetry: Telemetry, origin: Origin, messages: list[Any]) -> list[Any]:
+    try:
+        return FetchedMessages(telemetry, origin, messages)
+    except FAULTS:
+        _faults.report("recording a receive")
+        return messages
 
 
 def _reason(telemetry: Telemetry, error: BaseException, reason: str) -> BaseException | Failure | None:

@@ -20,7 +20,7 @@ from opentelemetry.instrumentation.nats._patches import _nats
 from opentelemetry.instrumentation.nats._patches._bodies import MessageLoop, trace_handler
 from opentelemetry.instrumentation.nats._patches._keeping import keep_origin, kept_origin, origin_of
 from opentelemetry.instrumentation.nats._patches._replacing import Row, Rows, own_function
-from opentelemetry.instrumentation.nats._patches._running import traced
+from opentelemetry.instrumentation.nats._patches._running import steps
 from opentelemetry.instrumentation.nats._patches._waiting import receiving
 from opentelemetry.instrumentation.nats._patches._watching import Feeder
 from opentelemetry.instrumentation.nats._telemetry import Telemetry
@@ -124,7 +124,7 @@ def stepping(telemetry: Telemetry, subscription: Any) -> Generator[None]:
 def _make_aiter(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[..., Any]:
     def __aiter__(self: Any) -> Any:
         try:
-            if traced(telemetry):
+            if steps(telemetry):
                 return MessageLoop(telemetry, _origin_of_iterator(telemetry, self), self)
         except FAULTS:
             _faults.report("tracing a loop")
