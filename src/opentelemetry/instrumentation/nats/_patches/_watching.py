@@ -20,7 +20,7 @@ from opentelemetry.instrumentation.nats._holding import make_delivery
 from opentelemetry.instrumentation.nats._observing import stored_links
 from opentelemetry.instrumentation.nats._origins import Origin
 from opentelemetry.instrumentation.nats._patches import _nats
-from opentelemetry.instrumentation.nats._patches._bodies import MessageLoop
+from opentelemetry.instrumentation.nats._patches._loops import MessageLoop
 from opentelemetry.instrumentation.nats._patches._replacing import Row, Rows
 from opentelemetry.instrumentation.nats._patches._running import steps
 from opentelemetry.instrumentation.nats._patches._waiting import receiving

@@ -22,8 +22,8 @@ from opentelemetry.instrumentation.nats._observing import Observed
 from opentelemetry.instrumentation.nats._operations import Operation
 from opentelemetry.instrumentation.nats._origins import Origin
 from opentelemetry.instrumentation.nats._patches import _nats
-from opentelemetry.instrumentation.nats._patches._bodies import FetchedMessages
 from opentelemetry.instrumentation.nats._patches._keeping import connection_of, keep_origin, origin_of
+from opentelemetry.instrumentation.nats._patches._loops import FetchedMessages
 from opentelemetry.instrumentation.nats._patches._replacing import Row, Rows
 from opentelemetry.instrumentation.nats._patches._running import Arguments, observing, row, steps
 from opentelemetry.instrumentation.nats._patches._waiting import receiving
