@@ -33,7 +33,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from support.processes import run
-from support.server import NatsServer
+from support.server import NatsServer, release
 from support.spans import AnySpan, assert_span, connection_attributes, span_context
 from support.telemetry import Telemetry
 from support.waiting import eventually, flush
@@ -283,6 +283,11 @@ ODD_HEADERS: list[Any] = [
 ]
 
 
+keeps_spelling = pytest.mark.skipif(
+    release() in ((2, 11), (2, 12)), reason="this server writes the name of `traceparent` in lower case"
+)
+
+
 def _without_address(headers: Any) -> str:
     """A name that is the same in every process: pytest-xdist compares what its workers collect."""
     return repr(headers).partition(" at 0x")[0]
@@ -380,6 +385,7 @@ SPELLINGS = ["traceparent", "Traceparent", "TraceParent", "TRACEPARENT", "Xracep
 
 
 class TestHeadersReceived:
+    @keeps_spelling
     @pytest.mark.parametrize("name", SPELLINGS)
     async def test_count_in_any_spelling(self, telemetry: Telemetry, nc: Client, wire: Wire, unique: Unique, name: str):
         subject = unique("orders")
@@ -426,6 +432,7 @@ class TestHeadersReceived:
         assert dict(span.parent.trace_state) == {"vendor": "x", "other": "y"}
         assert got.baggage == [{"tenant": "a", "user": "b c"}]
 
+    @keeps_spelling
     @pytest.mark.parametrize(
         ("more", "found", "tenant"),
         [
@@ -456,6 +463,7 @@ class TestHeadersReceived:
         assert_span(span, parent=found, links=[found] if found else [])
         assert got.baggage == [{"tenant": tenant} if tenant else {}]
 
+    @keeps_spelling
     async def test_may_be_lists(self, telemetry: Telemetry, nc: Client, unique: Unique):
         subject = unique("orders")
         got = Collected()
@@ -479,6 +487,7 @@ class TestHeadersReceived:
         (span,) = await telemetry.wait_for(f"process {subject}")
         assert_span(span, parent=None, links=[])
 
+    @keeps_spelling
     @pytest.mark.parametrize(
         "lines",
         [
@@ -545,6 +554,7 @@ class TestHeadersReceived:
         assert_span(span, parent=REMOTE, links=[REMOTE])
         assert not span.parent.trace_state
 
+    @keeps_spelling
     async def test_are_never_changed(self, telemetry: Telemetry, nc: Client, wire: Wire, unique: Unique):
         subject, answers = unique("orders"), unique("answers")
         seen: list[dict[str, str]] = []
@@ -568,6 +578,7 @@ class TestHeadersReceived:
 class TestChosenContexts:
     """An outbox relay, for one, sends messages on behalf of whoever wrote them into the outbox."""
 
+    @keeps_spelling
     @pytest.mark.parametrize("name", ["traceparent", "Traceparent"])
     @pytest.mark.parametrize("ambient", [False, True])
     async def test_are_respected(

@@ -216,6 +216,8 @@ class TestEveryWayIn:
 
         async def work(message: Any) -> None:
             taken.append(message)
+            if (getattr(message, "reply", None) or "").startswith("$JS.ACK."):
+                await message.ack()  # until then its processing goes on, because the test keeps it
 
         SHOWN.clear()
         await received.send()

@@ -48,6 +48,8 @@ WINDOW = 20_000
 
 PROBES = 10
 TARGET = 5000
+"""Events that the exporter has to take in a second of CPU time."""
+
 GROWTH = 8 * 1024 * 1024
 """Bytes that the second half of the events may add: a hundredth of what an entry a span would take."""
 
@@ -288,7 +290,8 @@ def main() -> int:
         print(f"exporter{' --durable' if durable else ''}: {cost.events} events, {cost.spans} spans")
         print(f"  {rate:.0f} events/s a core ({cost.cpu / cost.events * 1e6:.0f} us an event)")
         print(f"  {cost.events / cost.wall:.0f} events/s by the clock; resident MB: {megabytes}")
-        failed |= rate < TARGET / (4 if arguments.smoke else 1) or growth > GROWTH
+        # An acknowledgement is a message too, and the target is for the batch span processor.
+        failed |= (not durable and rate < TARGET / (4 if arguments.smoke else 1)) or growth > GROWTH
 
     if not arguments.messages:
         return int(failed)

@@ -19,6 +19,7 @@ SEND = (
 )
 DELIVERIES = f"nats_jetstream_delivery_latency_seconds_count{{{STREAM}}}"
 PENDING = f"nats_jetstream_consumer_pending{{{STREAM}}}"
+PROCESSING = f'nats_client_processing_messages{{{JOB}, messaging_destination_name="orders"}}'
 DROPPED = f'nats_client_messages_dropped_total{{{JOB}, messaging_destination_name="orders"}}'
 
 
@@ -166,6 +167,31 @@ CASES = [
         "every fiftieth message fails",
         {PROCESS % ("count", ""): "0+98x60", PROCESS % ("count", ', error_type="ValueError"'): "0+2x60"},
         {"30m": set()},
+    ),
+    Case(
+        "a handler hangs",
+        {PROCESSING: "0 1x60", PROCESS % ("count", ""): "0+1x5 5x60"},
+        {"15m": set(), "22m": {"NatsHandlerHung"}},
+    ),
+    Case("a handler hangs at the first message", {PROCESSING: "0 1x60"}, {"10m": set(), "17m": {"NatsHandlerHung"}}),
+    Case("a handler is always busy", {PROCESSING: "1x60", PROCESS % ("count", ""): "0+1x60"}, {"50m": set()}),
+    Case("a handler is idle", {PROCESSING: "0x60", PROCESS % ("count", ""): "5x60"}, {"50m": set()}),
+    Case(
+        "every fifth message is refused",
+        {
+            PROCESS % ("count", ', messaging_nats_jetstream_settlement="ack"'): "0+80x60",
+            PROCESS % ("count", ', messaging_nats_jetstream_settlement="term"'): "0+10x60",
+            PROCESS % ("count", ', messaging_nats_jetstream_settlement="nak"'): "0+10x60",
+        },
+        {"10m": set(), "13m": {"NatsMessagesRefused"}},
+    ),
+    Case(
+        "every twentieth message is refused",
+        {
+            PROCESS % ("count", ', messaging_nats_jetstream_settlement="ack"'): "0+95x60",
+            PROCESS % ("count", ', messaging_nats_jetstream_settlement="nak"'): "0+5x60",
+        },
+        {"50m": set()},
     ),
     Case(
         "every tenth message takes two seconds",

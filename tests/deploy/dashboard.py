@@ -117,6 +117,8 @@ def draw(data: dict[int, list[Line]], start: float, end: float) -> None:
     figure.savefig(PICTURE, metadata={"Date": None, "Title": "The dashboard over the data of the Prometheus example"})
     # Lines that end in blanks would show up in every review.
     text = "\n".join(line.rstrip() for line in PICTURE.read_text(encoding="utf-8").splitlines())
+    # A hundredth of a point is finer than any screen.
+    text = re.sub(r"(\d\.\d\d)\d+", r"\1", text)
     PICTURE.write_text(f"{text}\n", encoding="utf-8")
 
 

@@ -30,6 +30,8 @@ EXPECTED = {
     ("backlog", "NatsJetStreamBacklogGrowing"),
     ("stalls", "NatsJetStreamConsumerStalled"),
     ("refuses", "NatsJetStreamRedeliveries"),
+    ("refuses", "NatsMessagesRefused"),
+    ("hangs", "NatsHandlerHung"),
     ("fails", "NatsHandlerErrors"),
     ("dawdles", "NatsHandlersSlow"),
     ("dawdles", "NatsSendsSlow"),
@@ -94,7 +96,7 @@ class TestProvoked:
 
             for trouble in ("healthy", "drops", "backlog", "stalls", "refuses", "fails", "dawdles", "stumbles"):
                 start(trouble, trouble)
-            for trouble in ("closes", "ends", "leaves"):
+            for trouble in ("hangs", "closes", "ends", "leaves"):
                 start(trouble, trouble)
             start("crashes", "idles")
             start("down", "idles", goes)

@@ -94,6 +94,17 @@ async def refuses(nc: Client) -> None:
             await (msg.ack() if msg.metadata.num_delivered > 1 else msg.nak())
 
 
+async def hangs(nc: Client) -> None:
+    """Never comes back from its handler."""
+
+    async def handle(_: Msg) -> None:
+        await asyncio.Event().wait()
+
+    await nc.subscribe("hangs.*", cb=handle)
+    await nc.publish("hangs.some")
+    await asyncio.sleep(3600)
+
+
 async def fails(nc: Client) -> None:
     """Raises in its handler, every third time."""
     count = 0
@@ -162,7 +173,7 @@ async def leaves(nc: Client) -> None:
 
 TROUBLES = {
     each.__name__: each
-    for each in (healthy, drops, backlog, stalls, refuses, fails, dawdles, stumbles, idles, closes, ends, leaves)
+    for each in (healthy, drops, backlog, stalls, refuses, hangs, fails, dawdles, stumbles, idles, closes, ends, leaves)
 }
 
 

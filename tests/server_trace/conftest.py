@@ -22,7 +22,7 @@ from nats.js.errors import Error as JetStreamError
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import Span
-from support.server import NatsServer
+from support.server import NatsServer, release
 from support.server_trace import ServerSpans, server_tree
 from support.telemetry import Telemetry
 from support.waiting import eventually, flush
@@ -31,6 +31,7 @@ SERVERS = os.environ.get("NATS_SERVERS")
 """A folder with a folder for each version of the server, as `tox -e server-trace` makes it."""
 
 INSTALLED = "installed"
+TRACING = (2, 11)
 TREE_TIMEOUT = 10.0
 PROBE_INTERVAL = 0.1
 PROBES = 100
@@ -47,6 +48,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(scope="module")
 def server_version(request: pytest.FixtureRequest) -> str:
     """The version of the servers that the test starts, `2.12.8`; `installed` for the one on PATH."""
+    if not SERVERS and release() < TRACING:
+        pytest.skip("no release before 2.11 traces")
     return request.param
 
 

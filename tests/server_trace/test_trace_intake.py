@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import gc
 import gzip
 import json
 import logging
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +19,7 @@ import pytest
 
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.instrumentation.nats import _faults
-from opentelemetry.instrumentation.nats.server_trace import _servers
+from opentelemetry.instrumentation.nats.server_trace import _intake, _names, _servers
 from opentelemetry.instrumentation.nats.server_trace._exporting import AcknowledgedExport, BatchedExport, ExportError
 from opentelemetry.instrumentation.nats.server_trace._health import Health
 from opentelemetry.instrumentation.nats.server_trace._intake import REMEMBERED, Intake
@@ -334,6 +336,33 @@ class TestHarm:
         await exporter.take(data)
         await exporter.take([data[-1], first])
         assert exporter.health.skipped == {"duplicate": 1}
+
+    async def test_memory_is_bounded_whatever_is_forged(
+        self, event: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(_intake, "REMEMBERED", 100)
+        monkeypatch.setattr(_servers, "MOST_SERVERS", 50)
+        monkeypatch.setattr(_names, "_CACHE_SIZE", 50)
+        exporter = ServerSpans(sampler=ALWAYS_OFF, names=Names(limit=5))
+
+        async def forge(numbers: range) -> int:
+            for number in numbers:
+                forged = copy.deepcopy(event)
+                forged["server"] |= {"seq": number, "id": f"N{number}"} if number % 2 else {"seq": number}
+                forged["events"][0] |= {"subj": f"a{number}.b{number}.{number:x}", "error": f"error {number}"}
+                forged["events"][1] |= {"sub": f"*.b{number}.>", "type": f"{number}" if number % 3 else "eg"}
+                forged["events"][2] |= {"hop": f"{number}", "name": f"client {number}"}
+                await exporter.intake.take(encode(forged))
+            gc.collect()
+            return tracemalloc.get_traced_memory()[0]
+
+        tracemalloc.start()
+        try:
+            before = await forge(range(1, 500))
+            after = await forge(range(500, 1300))
+        finally:
+            tracemalloc.stop()
+        assert after - before < 30 * 800, "30 bytes an event are less than anything that could be kept of one"
 
 
 class TestBatchedExport:

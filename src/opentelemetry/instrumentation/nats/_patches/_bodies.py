@@ -11,7 +11,10 @@ their iterator. So each loop gets an iterator of its own, and its end is the end
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
+from types import FrameType
 from typing import Any
+from weakref import ref
 
 from opentelemetry.context import Context, attach, get_current
 from opentelemetry.instrumentation.nats import _faults
@@ -25,7 +28,13 @@ from opentelemetry.instrumentation.nats._origins import Origin
 from opentelemetry.instrumentation.nats._patches._replacing import below
 from opentelemetry.instrumentation.nats._processing import Delivery
 from opentelemetry.instrumentation.nats._propagation import BODY_KEY, extract
-from opentelemetry.instrumentation.nats._providers import get_frame, references, span_context, suppressed
+from opentelemetry.instrumentation.nats._providers import (
+    generator_of,
+    get_frame,
+    references,
+    span_context,
+    suppressed,
+)
 from opentelemetry.instrumentation.nats._receiving import before_receive
 from opentelemetry.instrumentation.nats._telemetry import Failure, Telemetry
 
@@ -126,23 +135,49 @@ class Loop:
     Args:
         telemetry: The telemetry.
         origin: Where the messages come from.
-        place: Where in the program it is.
+        frame: That of the function which it is in.
         describe: Makes the attributes of what is no `Msg`.
-
-    Attributes:
-        place: Where in the program it is.
     """
 
-    __slots__ = ("_body", "_delivery", "_describe", "_mark", "_origin", "_telemetry", "place")
+    __slots__ = (
+        "__weakref__",
+        "_body",
+        "_delivery",
+        "_describe",
+        "_generator",
+        "_mark",
+        "_origin",
+        "_place",
+        "_telemetry",
+    )
 
-    def __init__(self, telemetry: Telemetry, origin: Origin, place: Place, describe: Describe | None = None) -> None:
+    def __init__(
+        self, telemetry: Telemetry, origin: Origin, frame: FrameType, describe: Describe | None = None
+    ) -> None:
         self._body: Body | None = None
         self._delivery: Delivery | None = None
         self._telemetry = telemetry
         self._origin = origin
         self._describe = describe
         self._mark = own_mark()
-        self.place = place
+        self.begin(frame)
+
+    def begin(self, frame: FrameType) -> None:
+        """Begins the loop, or begins it anew.
+
+        Args:
+            frame: That of the function which it is in.
+        """
+        self._place = Place(frame)
+        generator = generator_of(frame)
+        # Python closes an async generator that nobody holds any more in a task of its own, and soon. But that nobody
+        # holds it any more we hear at once, in the task that has left it.
+        self._generator = None if generator is None else ref(generator, partial(_leave_context, ref(self)))
+
+    def leave_context(self) -> None:
+        """Gives back the context of the body that goes on, because its generator was let go of; it ends later."""
+        if self._body is not None:
+            self._body.leave()
 
     def step(self, message: Any, fresh: bool) -> None:
         """Begins the body of a message.
@@ -165,7 +200,7 @@ class Loop:
         delivery = None if self._describe is None else delivery_of(message)
         headers = message.headers if self._describe is None else delivery and delivery.headers
         if headers and not suppressed(current) and span_context(current) is None:
-            self._body = body = Body(own_mark(), current, self.place)
+            self._body = body = Body(own_mark(), current, self._place)
             body.context = with_body(extract(headers, current), body)
             attach(body.context)
 
@@ -180,8 +215,8 @@ class Loop:
             current = outside = unended(current)
             current = outside = before_receive(self._telemetry)
             if BODY_KEY in current:
-                outside = around(current, mark, self.place.home)
-        body = Body(mark, current, self.place)
+                outside = around(current, mark, self._place.home)
+        body = Body(mark, current, self._place)
         if fresh:
             delivery = start_process(self._origin, message, outside, self._describe, True, body)
             if delivery is not None and self._telemetry.options.consume_hook is not None:
@@ -206,6 +241,12 @@ class Loop:
                 _faults.report("ending a process span")
 
 
+def _leave_context(loop: Callable[[], Loop | None], _: object) -> None:
+    left = loop()
+    if left is not None:
+        left.leave_context()
+
+
 class MessageLoop:
     """The iterator of one `async for` over a subscription's messages or a watcher's updates.
 
@@ -219,13 +260,13 @@ class MessageLoop:
     __slots__ = ("_describe", "_loop", "_step", "_telemetry")
 
     def __init__(self, telemetry: Telemetry, origin: Origin, iterator: Any, describe: Describe | None = None) -> None:
-        self._loop = Loop(telemetry, origin, Place(get_frame(2)), describe)  # of who has called our caller
+        self._loop = Loop(telemetry, origin, get_frame(2), describe)  # of who has called our caller
         self._telemetry = telemetry
         self._step: Callable[[], Awaitable[Any]] = below(telemetry, iterator, "__anext__") or _silently(iterator)
         self._describe = describe
 
     def __aiter__(self) -> MessageLoop:
-        self._loop.place = Place(get_frame(1))
+        self._loop.begin(get_frame(1))
         return self
 
     async def __anext__(self) -> Any:
@@ -278,7 +319,7 @@ class FetchedMessages(list[Any]):
     def __iter__(self) -> Iterator[Any]:
         if not self._telemetry.enabled or current_call() is not None:
             return super().__iter__()
-        return self._bodies(Loop(self._telemetry, self._origin, Place(get_frame(1))))
+        return self._bodies(Loop(self._telemetry, self._origin, get_frame(1)))
 
     def _bodies(self, loop: Loop) -> Iterator[Any]:
         try:
