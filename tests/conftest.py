@@ -127,8 +127,8 @@ async def connect(
 ) -> AsyncIterator[Callable[..., Awaitable[Client]]]:
     """Connects clients: `await connect()`, `await connect(server)`, `await connect(url, name="other")`.
 
-    Each has a password, which servers without users don't ask for and no telemetry may show. They are closed after the
-    test, the last one first, and all streams of the common server are deleted.
+    Those of the common server have a password, which that does not ask for and no telemetry may show. They are closed
+    after the test, the last one first, and all streams of the common server are deleted.
     """
     clients: list[Client] = []
 
@@ -136,7 +136,9 @@ async def connect(
         servers = server.url if isinstance(server, NatsServer) else server
         client = Client()
         clients.append(client)
-        secret = {} if "@" in str(servers) or _CREDENTIALS & options.keys() else {"user": "tests", "password": PASSWORD}
+        # Only the common server is known to have no users, who would be refused.
+        has_users = server is not nats_server or _CREDENTIALS & options.keys()
+        secret = {} if has_users else {"user": "tests", "password": PASSWORD}
         await client.connect(servers, **{"reconnect_time_wait": 0.05, **secret, **options})
         return client
 
