@@ -52,7 +52,7 @@ STOREYS = (
     ("_patches._nats", "_patches._replacing"),
     ("_patches._errors",),
     ("_patches._keeping", "_patches._running"),
-    ("_patches._bodies", "_patches._publishing", "_patches._waiting"),
+    ("_patches._bodies", "_patches._handlers", "_patches._publishing", "_patches._waiting"),
     ("_patches._watching",),
     ("_patches.client", "_patches.message", "_patches.subscription", "_patches.jetstream", "_patches.management"),
     ("_patches.jetstream_subscriptions", "_patches.key_value", "_patches.service"),

@@ -1,9 +1,9 @@
 # Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Handing messages to the application: callbacks and loop bodies.
+"""Handing messages to the bodies of loops.
 
-What is hard here is the end. A callback ends with its coroutine. A loop body ends with the loop's next step, or when
+What is hard here is the end. A loop body ends with the loop's next step, or when
 the loop is left, and Python tells nobody that a loop is left; but `async for` and `for` hold the only reference to
 their iterator. So each loop gets an iterator of its own, and its end is the end of the last body.
 """
@@ -16,11 +16,11 @@ from types import FrameType
 from typing import Any
 from weakref import ref
 
-from opentelemetry.context import Context, attach, get_current
+from opentelemetry.context import attach, get_current
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._attributes import is_status
 from opentelemetry.instrumentation.nats._calls import Call, current_call, get_mark, own_mark
-from opentelemetry.instrumentation.nats._contexts import Body, Place, ambient, around, note_failure, unended, with_body
+from opentelemetry.instrumentation.nats._contexts import Body, Place, ambient, around, unended, with_body
 from opentelemetry.instrumentation.nats._delivering import Describe, begin_or_join, show, start_process
 from opentelemetry.instrumentation.nats._faults import FAULTS
 from opentelemetry.instrumentation.nats._holding import delivery_of
@@ -31,102 +31,11 @@ from opentelemetry.instrumentation.nats._propagation import BODY_KEY, extract
 from opentelemetry.instrumentation.nats._providers import (
     generator_of,
     get_frame,
-    references,
     span_context,
     suppressed,
 )
 from opentelemetry.instrumentation.nats._receiving import before_receive
-from opentelemetry.instrumentation.nats._telemetry import Failure, Telemetry
-
-Handler = Callable[[Any], Awaitable[Any]]
-"""A callback, or the handler of a service's endpoint."""
-
-Explain = Callable[[Delivery, BaseException], "BaseException | Failure"]
-"""Says what a handler has failed with, given the exception that it raised."""
-
-
-def _itself(argument: Any) -> Any:
-    return argument
-
-
-def _raised(_: Delivery, error: BaseException) -> BaseException:
-    return error
-
-
-def trace_handler(
-    telemetry: Telemetry,
-    origin: Origin,
-    handler: Handler,
-    message_of: Callable[[Any], Any] = _itself,
-    explain: Explain = _raised,
-) -> Handler:
-    """Makes the process span around a subscription's callback, or the handler of a service's endpoint.
-
-    Args:
-        telemetry: The telemetry.
-        origin: The subscription, or the endpoint.
-        handler: The user's coroutine function, which nats-py has accepted.
-        message_of: Finds the message in what the handler is called with.
-        explain: Says what an exception of the handler means.
-
-    Returns:
-        What nats-py is to call instead.
-    """
-
-    async def traced(argument: Any) -> Any:
-        message = argument if message_of is _itself else message_of(argument)
-        if message is None:
-            return await handler(argument)
-        if not telemetry.listening and telemetry.idle():
-            if telemetry.enabled and message.headers:
-                return await _carry(handler, argument, message.headers)
-            return await handler(argument)
-        previous = get_current()
-        if (previous and suppressed(previous)) or (not message.data and is_status(message.headers, 0)):
-            return await handler(argument)
-        delivery = start_process(origin, message)
-        if delivery is None:
-            return await handler(argument)
-        if telemetry.options.consume_hook is not None:
-            show(delivery, message)
-        held = delivery.awaits and references(message)
-        context = delivery.context
-        attach(context)
-        try:
-            result = await handler(argument)
-        except BaseException as error:
-            try:
-                note_failure(error, context)
-                # What nats-py gets is nobody's to settle any more.
-                delivery.leave(None, explain(delivery, error), True)
-            except FAULTS:
-                _faults.report("ending a process span")
-            raise
-        finally:
-            # Not only if ours is still current: the task goes on to the next message, and nothing that a handler
-            # forgot to put back may be current there.
-            attach(previous)
-        try:
-            # nats-py holds the message until the next one comes. If nobody else does, the program has let go of it.
-            delivery.leave(None, delivery.failure, held is not False and references(message) <= held)
-        except FAULTS:
-            _faults.report("ending a process span")
-        return result
-
-    return traced
-
-
-async def _carry(handler: Handler, argument: Any, headers: Any) -> Any:
-    """Without an SDK there are no spans, but a trace that others record still passes through."""
-    previous = get_current()
-    try:
-        attach(extract(headers, Context()))
-    except FAULTS:
-        _faults.report("reading the context of a message")
-    try:
-        return await handler(argument)
-    finally:
-        attach(previous)
+from opentelemetry.instrumentation.nats._telemetry import Telemetry
 
 
 class Loop:

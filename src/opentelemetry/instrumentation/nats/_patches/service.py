@@ -18,7 +18,7 @@ from opentelemetry.instrumentation.nats._faults import FAULTS
 from opentelemetry.instrumentation.nats._holding import delivery_of
 from opentelemetry.instrumentation.nats._origins import Origin
 from opentelemetry.instrumentation.nats._patches import _nats
-from opentelemetry.instrumentation.nats._patches._bodies import trace_handler
+from opentelemetry.instrumentation.nats._patches._handlers import trace_handler
 from opentelemetry.instrumentation.nats._patches._keeping import connection_of
 from opentelemetry.instrumentation.nats._patches._replacing import Row, Rows
 from opentelemetry.instrumentation.nats._patches._running import Arguments, row, sending

@@ -17,7 +17,8 @@ from opentelemetry.instrumentation.nats._calls import Call, current_call
 from opentelemetry.instrumentation.nats._faults import FAULTS
 from opentelemetry.instrumentation.nats._origins import Origin
 from opentelemetry.instrumentation.nats._patches import _nats
-from opentelemetry.instrumentation.nats._patches._bodies import MessageLoop, trace_handler
+from opentelemetry.instrumentation.nats._patches._bodies import MessageLoop
+from opentelemetry.instrumentation.nats._patches._handlers import trace_handler
 from opentelemetry.instrumentation.nats._patches._keeping import keep_origin, kept_origin, origin_of
 from opentelemetry.instrumentation.nats._patches._replacing import Row, Rows, own_function
 from opentelemetry.instrumentation.nats._patches._running import steps
