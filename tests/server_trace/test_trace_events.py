@@ -149,6 +149,18 @@ class TestEncodings:
             (gzip.compress(b" " * 100_000_000), "gzip", "oversized"),
             (bytes(cramjam.snappy.compress(b" " * (MOST_BYTES + 1))), "snappy", "undecodable"),
         ],
+        ids=[
+            "of an unknown encoding",
+            "gzip that is none",
+            "gzip that is cut",
+            "gzip of nothing",
+            "snappy that is none",
+            "snappy that is cut",
+            "too large",
+            "too large in gzip",
+            "much too large in gzip",
+            "too large in snappy",
+        ],
     )
     def test_what_is_broken_or_too_large_is_skipped(self, data: bytes, encoding: str | None, why: str) -> None:
         with pytest.raises(Skipped) as skipped:
