@@ -32,6 +32,9 @@ SERVERS = os.environ.get("NATS_SERVERS")
 
 INSTALLED = "installed"
 TRACING = (2, 11)
+USER = {"user": "a", "password": "a"}
+"""Who connects where a test does not say who."""
+
 TREE_TIMEOUT = 10.0
 PROBE_INTERVAL = 0.1
 PROBES = 100
@@ -85,14 +88,14 @@ class Scene:
             await self.exporter.intake.take(msg.data, (msg.headers or {}).get("Content-Encoding"))
 
         with suppress_instrumentation():
-            client = await self._connect(server, name="exporter", **options)
+            client = await self._connect(server, name="exporter", **{**USER, **options})
             await client.subscribe(subject, cb=take)
             await flush(client)
 
     async def client(self, server: NatsServer, name: str, **options: Any) -> Client:
         """Connects a client of the program."""
         with suppress_instrumentation():
-            return await self._connect(server, name=name, **options)
+            return await self._connect(server, name=name, **{**USER, **options})
 
     async def subscribe(self, client: Client, subject: str, queue: str = "") -> Callable[[], bool]:
         """Subscribes for the program; returns what tells whether a message has come by it."""

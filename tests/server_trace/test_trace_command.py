@@ -139,7 +139,7 @@ class TestSubjects:
         self, server_factory: Servers, connect: Connect, otlp: OtlpReceiver, number: signal.Signals
     ) -> None:
         server = server_factory(TRACED, jetstream=True)
-        nc = await connect(server)
+        nc = await connect(server, user="a", password="a")
         env = otlp.environment("exporter") | {"OTEL_BSP_SCHEDULE_DELAY": "3600000"}
         url = f"nats://a:a@127.0.0.1:{server.port}"
         async with Program(COMMAND, "-s", url, "--subject", "trace.>", env=env, instrumented=False) as program:
@@ -176,11 +176,11 @@ class TestSubjects:
             await eventually(lambda: "connection: " in program.stderr, 30)
             server.start()
             await started(program)
-            await publish(await connect(server), 5)
+            await publish(await connect(server, user="a", password="a"), 5)
             await asyncio.to_thread(otlp.wait_for, lambda _: published(otlp) == set(range(1, 6)))
             server.restart()
             await eventually(lambda: "reconnected to " in program.stderr, 30)
-            await publish(await connect(server), 5, first=6)
+            await publish(await connect(server, user="a", password="a"), 5, first=6)
             await asyncio.to_thread(otlp.wait_for, lambda _: published(otlp) == set(range(1, 11)))
             program.terminate()
             ended = await program.wait()
@@ -215,7 +215,7 @@ class TestSubjects:
     ) -> None:
         pytest.importorskip("opentelemetry.configuration")
         server = server_factory(TRACED)
-        nc = await connect(server)
+        nc = await connect(server, user="a", password="a")
         (port,) = free_ports(1)
         file = tmp_path / "otel.yaml"
         file.write_text(
@@ -248,7 +248,7 @@ class TestDurable:
         self, server_factory: Servers, connect: Connect, otlp: OtlpReceiver
     ) -> None:
         server = server_factory(TRACED)
-        nc = await connect(server)
+        nc = await connect(server, user="a", password="a")
         js = nc.jetstream()
         await js.add_stream(name="TRACES", subjects=["trace.>"])
         await publish(nc, 10)
