@@ -13,8 +13,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from nats.aio.msg import Msg
+
 from support.server import NatsServer
 from support.telemetry import Telemetry
+from support.topology import cluster, formed, routes
+from support.waiting import flush
 
 Start = Callable[..., NatsServer]
 Scene = Any  # conftest's
@@ -39,6 +43,11 @@ accounts {
 }
 """
 
+TRACED = """
+accounts { A { users: [{user: a, password: a}], msg_trace: {dest: "trace.a", sampling: 100} } }
+no_auth_user: a
+"""
+
 
 async def test_an_answer_by_respond_over_a_service_import(start: Start, scene: Scene, telemetry: Telemetry) -> None:
     server = start(f"server_name: n1\n{ACCOUNTS}", jetstream=False)
@@ -61,3 +70,37 @@ async def test_an_answer_by_respond_over_a_service_import(start: Start, scene: S
         "      ingress [n1] from pricer, account B",
         "        import [n1], account A",
     )
+
+
+async def test_a_message_that_is_passed_on_with_its_headers(start: Start, scene: Scene, telemetry: Telemetry) -> None:
+    servers = cluster(start, 2, TRACED)
+    await formed(servers, routes, 1)
+    await scene.watch(servers["c1"])
+    shop = await scene.client(servers["c1"], "shop")
+    relay = await scene.client(servers["c2"], "relay")
+    headers: list[dict[str, str] | None] = []
+
+    async def pass_on(msg: Msg) -> None:
+        headers.append(msg.headers)
+        await relay.publish("archive.new", msg.data, headers=msg.headers)
+
+    await relay.subscribe("orders.new", cb=pass_on)
+    await flush(relay)
+    await scene.probe(shop, "orders.new", lambda: bool(headers))
+    headers.clear()
+    with telemetry.tracer.start_as_current_span("root") as root:
+        await shop.publish("orders.new", b"")
+    await scene.assert_tree(
+        root,
+        "publish orders.new [app]",
+        "  ingress orders.new [c1] from shop, account A",
+        "    route orders.new [c1] to c2, account A",
+        "      ingress orders.new [c2] from c1, account A",
+        "        deliver orders.new [c2] to relay, account A",
+        "  process orders.new [app]",
+        "    publish archive.new [app]",
+        "      ingress archive.new [c2] from relay, account A",
+    )
+    [received] = headers
+    assert received is not None
+    assert received["Nats-Trace-Hop"] == "1"
