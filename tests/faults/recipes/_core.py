@@ -39,6 +39,35 @@ async def close(kitchen: Kitchen) -> Operation:
     return operation
 
 
+@recipe("Client._process_op_err", "Client._attempt_reconnect")
+async def reconnect(kitchen: Kitchen) -> Operation:
+    reconnected = asyncio.Event()
+
+    async def tell() -> None:
+        reconnected.set()
+
+    client = await kitchen.world.connect(reconnected_cb=tell)
+    kitchen.others.append(client)
+    subscription = await client.subscribe(kitchen.name)
+    await flush(client)
+
+    async def operation() -> Any:
+        client._transport._io_writer.transport.abort()
+        await reconnected.wait()
+        await client.publish(kitchen.name, b"hello")
+        return (await subscription.next_msg(PATIENCE)).data
+
+    return operation
+
+
+@recipe("Subscription._stop_processing")
+async def unsubscribe(kitchen: Kitchen) -> Operation:
+    subscription = await kitchen.nc.subscribe(kitchen.name, cb=_ignore)
+    await kitchen.nc.publish(kitchen.name, b"hello")
+    await flush(kitchen.nc)
+    return subscription.unsubscribe
+
+
 async def _ignore(message: Any) -> None:
     pass
 
