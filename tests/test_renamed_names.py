@@ -91,7 +91,7 @@ def outcomes(nats_server: NatsServer, tmp_path_factory: pytest.TempPathFactory) 
             )
             for number, server in enumerate((nats_server, other))
         ]
-        outputs = [program.communicate(timeout=110)[0] for program in programs]
+        outputs = [program.communicate(timeout=400)[0] for program in programs]
     lines = [json.loads(line) for output in outputs for line in output.splitlines()]
     return {outcome["name"]: outcome for outcome in lines}
 
