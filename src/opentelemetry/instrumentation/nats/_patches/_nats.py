@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, Protocol, cast
 from weakref import ref
 
 from opentelemetry.instrumentation.nats import _faults
@@ -47,7 +47,7 @@ def find_errors(module: str, *names: str) -> tuple[type[BaseException], ...]:
     return tuple(getattr(errors, name) for name in names if hasattr(errors, name))
 
 
-def _read(owner: Any, name: str, default: Any, costs: str) -> Any:
+def _read(owner: object, name: str, default: Any, costs: str) -> Any:
     try:
         return getattr(owner, name)
     except AttributeError:
@@ -57,13 +57,34 @@ def _read(owner: Any, name: str, default: Any, costs: str) -> Any:
         return default
 
 
+class Client(Protocol):
+    """What we use of a `nats.aio.client.Client` that is public."""
+
+    stats: dict[str, int]
+
+    @property
+    def client_id(self) -> int | None:
+        """The id that the server's monitoring shows."""
+        ...
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it is closed, for good."""
+        ...
+
+    @property
+    def max_payload(self) -> int:
+        """Bytes that the server takes in a message."""
+        ...
+
+
 # -- the client -------------------------------------------------------------------------------------------------------
 
 # The numbers that nats-py's Client gives its states; closed is no state of a connection, there is none.
 _STATES = {0: "disconnected", 1: "connected", 3: "reconnecting", 4: "connecting", 5: "draining", 6: "draining"}
 
 
-def client_state(client: Any) -> ClientState:
+def client_state(client: Client) -> ClientState:
     """Reads what a client says of its connection.
 
     Without `_current_server` and `_server_pool` spans lack `server.address`; without `_server_info` messages carry no
@@ -90,7 +111,7 @@ def client_state(client: Any) -> ClientState:
     )
 
 
-def _address(uri: Any) -> tuple[str | None, int | None]:
+def _address(uri: object) -> tuple[str | None, int | None]:
     # Never the whole URL: it may hold a password.
     try:
         return getattr(uri, "hostname", None) or None, getattr(uri, "port", None)
@@ -99,7 +120,7 @@ def _address(uri: Any) -> tuple[str | None, int | None]:
         return None, None
 
 
-def _peer(client: Any) -> tuple[str, int] | None:
+def _peer(client: object) -> tuple[str, int] | None:
     transport = _read(client, "_transport", None, "spans lack network.peer.address")
     # TCP and TLS keep a stream writer, WebSocket an aiohttp response; both can tell the socket's peer.
     connected = getattr(transport, "_io_writer", None) or getattr(transport, "_ws", None)
@@ -109,7 +130,7 @@ def _peer(client: Any) -> tuple[str, int] | None:
     return cast("tuple[str, int]", peer[:2])
 
 
-def buffer_is_crowded(client: Any) -> bool:
+def buffer_is_crowded(client: object) -> bool:
     """Tells whether more than half of a client's buffer is full (`_pending_data_size`, `_max_pending_size`).
 
     Without one of them: messages that wait for a reconnect carry their context, and fewer of them fit.
@@ -170,27 +191,27 @@ class NoClient:
 # -- subscriptions and messages ---------------------------------------------------------------------------------------
 
 
-def client_of_subscription(subscription: Any) -> Any:
+def client_of_subscription(subscription: object) -> Any:
     """Returns the client of a core subscription (`_conn`). Without it: its spans lack the server."""
     return _read(subscription, "_conn", None, "spans of received messages lack the server")
 
 
-def subject_of(subscription: Any) -> str:
+def subject_of(subscription: object) -> str:
     """Returns the subject of a core subscription (`_subject`). Without it: spans have no template, metrics no name."""
     return _read(subscription, "_subject", "", "spans of received messages lack the subscription's pattern")
 
 
-def queue_of(subscription: Any) -> str | None:
+def queue_of(subscription: object) -> str | None:
     """Returns the queue group of a core subscription (`_queue`). Without it: spans lack the group."""
     return _read(subscription, "_queue", None, "spans of received messages lack the queue group")
 
 
-def waits_for_answer(subscription: Any) -> bool:
+def waits_for_answer(subscription: object) -> bool:
     """Tells whether a core subscription is that of an old-style request (`_future`). Without it: it counts as one."""
     return _read(subscription, "_future", None, "subscriptions of old-style requests are counted") is not None
 
 
-def callback_of(subscription: Any) -> Any:
+def callback_of(subscription: object) -> Any:
     """Returns the callback of a core subscription (`_cb`). Without it: callbacks are not traced."""
     return _read(subscription, "_cb", None, "callbacks are not traced")
 
@@ -200,7 +221,7 @@ def set_callback(subscription: Any, callback: Any) -> None:
     subscription._cb = callback
 
 
-def is_own(callback: Any) -> bool:
+def is_own(callback: object) -> bool:
     """Tells whether a callback is nats-py's own, and no wrapper of nats-py's around one of the user's.
 
     By its module, not by its name, which a later nats-py may change.
@@ -211,12 +232,12 @@ def is_own(callback: Any) -> bool:
     return all(_is_of_nats(cell.cell_contents) for cell in cells if callable(cell.cell_contents))
 
 
-def _is_of_nats(function: Any) -> bool:
+def _is_of_nats(function: object) -> bool:
     module = getattr(function, "__module__", None)
     return isinstance(module, str) and module.startswith("nats.")
 
 
-def acknowledges(config: Any) -> bool:
+def acknowledges(config: object) -> bool:
     """Tells whether each message of a consumer is to be acknowledged.
 
     Args:
@@ -226,23 +247,23 @@ def acknowledges(config: Any) -> bool:
     return policy is None or getattr(policy, "value", policy) == "explicit"
 
 
-def acknowledges_of(subscription: Any) -> bool:
+def acknowledges_of(subscription: object) -> bool:
     """Tells the same of a core subscription (`_jsi`): only those of a stream's messages are. Without it: none is."""
     stream = _read(subscription, "_jsi", None, "spans of messages of push consumers end with the handler")
     return stream is not None and acknowledges(getattr(stream, "_ccreq", None))
 
 
-def core_of_iterator(iterator: Any) -> Any:
+def core_of_iterator(iterator: object) -> Any:
     """Returns the core subscription that an iterator steps through (`_sub`). Without it: loops are not traced."""
     return _read(iterator, "_sub", None, "loops over messages are not traced")
 
 
-def core_of(subscription: Any) -> Any:
+def core_of(subscription: object) -> Any:
     """Returns the core subscription below one of JetStream's (`_sub`). Without it: receives are not traced."""
     return _read(subscription, "_sub", None, "receives of JetStream subscriptions are not traced")
 
 
-def core_below(subscription: Any) -> Any:
+def core_below(subscription: object) -> Any:
     """Returns the core subscription below one of JetStream's, or a core one itself (`_sub`).
 
     Before nats-py 2.6 JetStream's subscriptions have the core one's `next_msg`. Without it: they lack the stream.
@@ -250,27 +271,27 @@ def core_below(subscription: Any) -> Any:
     return getattr(subscription, "_sub", subscription)
 
 
-def client_of_pull(subscription: Any) -> Any:
+def client_of_pull(subscription: object) -> Any:
     """Returns the client of a pull subscription (`_nc`). Without it: its spans lack the server."""
     return _read(subscription, "_nc", None, "spans of fetches lack the server")
 
 
-def stream_of(subscription: Any) -> str | None:
+def stream_of(subscription: object) -> str | None:
     """Returns the stream of a JetStream subscription (`_stream`). Without it: spans of its making lack the stream."""
     return _read(subscription, "_stream", None, "spans of subscribe and fetch lack the stream")
 
 
-def consumer_of(subscription: Any) -> str | None:
+def consumer_of(subscription: object) -> str | None:
     """Returns the consumer of a JetStream subscription (`_consumer`). Without it: spans of its making lack it."""
     return _read(subscription, "_consumer", None, "spans of subscribe and fetch lack the consumer")
 
 
-def client_of_message(message: Any) -> Any:
+def client_of_message(message: object) -> Any:
     """Returns the client that received a message (`_client`). Without it: spans about it lack the server."""
     return _read(message, "_client", None, "spans of answers and acknowledgements lack the server")
 
 
-def is_settled(message: Any) -> bool:
+def is_settled(message: object) -> bool:
     """Tells whether a message was acknowledged (`_ackd`). Without it: an automatic ack may be told that did nothing."""
     return bool(_read(message, "_ackd", False, "an automatic ack after one of the handler's own is told as well"))
 
@@ -286,7 +307,7 @@ def client_of_context(js: Any) -> Any:
         return _read(js, "_nc", None, "spans of JetStream lack the server")
 
 
-def api_prefix(js: Any) -> str:
+def api_prefix(js: object) -> str:
     """Returns what the subjects of a context's requests to JetStream begin with (`_prefix`).
 
     Without it: the default, and requests of a context with a prefix of its own carry headers that nobody reads.
@@ -303,7 +324,7 @@ def context_of(store: Any) -> Any:
         return _read(store, "_js", None, "spans of buckets lack the server")
 
 
-def client_of_store(store: Any) -> Any:
+def client_of_store(store: object) -> Any:
     """Returns the client of a bucket; None where its JetStream context is a fake that has none."""
     js = context_of(store)
     return None if js is None else client_of_context(js)
@@ -317,17 +338,17 @@ def bucket_of(store: Any) -> str | None:
         return _read(store, "_name", None, "spans of buckets do not tell which bucket")
 
 
-def key_prefix(kv: Any) -> str:
+def key_prefix(kv: object) -> str:
     """Returns what the subjects of a bucket's keys begin with (`_pre`). Without it: that of its name."""
     return _read(kv, "_pre", f"$KV.{bucket_of(kv)}.", "buckets of another domain are excluded by their plain name")
 
 
-def store_of_watcher(watcher: Any) -> Any:
+def store_of_watcher(watcher: object) -> Any:
     """Returns the bucket that a watcher watches (`_js`). Without it: its spans lack bucket and server."""
     return _read(watcher, "_js", None, "spans of watchers lack the bucket")
 
 
-def updates_of(watcher: Any) -> Any:
+def updates_of(watcher: object) -> Any:
     """Returns the queue of a watcher (`_updates`). Without it: its spans have no links to the writers."""
     return _read(watcher, "_updates", None, "spans of watchers lack the link to the writer")
 
@@ -335,7 +356,7 @@ def updates_of(watcher: Any) -> Any:
 # -- micro services ---------------------------------------------------------------------------------------------------
 
 
-def handler_of(endpoint: Any) -> Any:
+def handler_of(endpoint: object) -> Any:
     """Returns the handler of an endpoint (`_handler`). Without it: its requests are not traced."""
     return _read(endpoint, "_handler", None, "requests to micro services are not traced")
 
@@ -345,32 +366,32 @@ def set_handler(endpoint: Any, handler: Any) -> None:
     endpoint._handler = handler
 
 
-def subject_of_endpoint(endpoint: Any) -> str:
+def subject_of_endpoint(endpoint: object) -> str:
     """Returns the subject of an endpoint (`_subject`). Without it: its spans have no template."""
     return _read(endpoint, "_subject", "", "spans of micro services lack the endpoint's pattern")
 
 
-def queue_of_endpoint(endpoint: Any) -> str | None:
+def queue_of_endpoint(endpoint: object) -> str | None:
     """Returns the queue group of an endpoint (`_queue_group`). Without it: its spans lack the group."""
     return _read(endpoint, "_queue_group", None, "spans of micro services lack the queue group")
 
 
-def endpoint_name(endpoint: Any) -> str | None:
+def endpoint_name(endpoint: object) -> str | None:
     """Returns the name of an endpoint (`_name`). Without it: its spans do not tell which."""
     return _read(endpoint, "_name", None, "spans of micro services lack the endpoint")
 
 
-def service_of(endpoint: Any) -> Any:
+def service_of(endpoint: object) -> Any:
     """Returns the service of an endpoint (`_service`). Without it: its spans lack service and server."""
     return _read(endpoint, "_service", None, "spans of micro services lack the service")
 
 
-def client_of_service(service: Any) -> Any:
+def client_of_service(service: object) -> Any:
     """Returns the client of a service (`_client`). Without it: its spans lack the server."""
     return None if service is None else _read(service, "_client", None, "spans of micro services lack the server")
 
 
-def service_identity(service: Any) -> tuple[str | None, str | None, str | None]:
+def service_identity(service: object) -> tuple[str | None, str | None, str | None]:
     """Returns name, version and id of a service (`_name`, `_version`, `_id`). Without one: its spans lack that."""
     if service is None:
         return None, None, None
@@ -381,6 +402,6 @@ def service_identity(service: Any) -> tuple[str | None, str | None, str | None]:
     return name, version, number
 
 
-def message_of(request: Any) -> Any:
+def message_of(request: object) -> Any:
     """Returns the message of a micro request (`_msg`). Without it: requests are not traced."""
     return _read(request, "_msg", None, "requests to micro services are not traced")

@@ -30,12 +30,12 @@ def _wants_publish(telemetry: Telemetry) -> bool:
 
 # Python itself finds the arguments, by position or keyword, as nats-py does.
 def _publish_arguments(
-    subject: Any, payload: Any = b"", reply: Any = "", headers: Any = None, *rest: Any, **more: Any
+    subject: Any, payload: Any = b"", reply: Any = "", headers: Any = None, *rest: object, **more: object
 ) -> tuple[Any, Any, Any, Any, tuple[Any, ...], dict[str, Any]]:
     return subject, payload, reply, headers, rest, more
 
 
-def _are_arguments(*args: Any, **kwargs: Any) -> bool:
+def _are_arguments(*args: object, **kwargs: object) -> bool:
     """Tells whether nats-py takes these arguments too, so that a `TypeError` is ours."""
     try:
         len(_publish_arguments(*args, **kwargs)[1])
@@ -48,7 +48,7 @@ def make_publish(telemetry: Telemetry, original: Callable[..., Any]) -> Callable
     """Makes what runs instead of `Client.publish`, see `Make`."""
     inner = _inner_publish(telemetry, original)
 
-    async def publish(self: Any, *args: Any, **kwargs: Any) -> Any:
+    async def publish(self: object, *args: object, **kwargs: object) -> Any:
         if not telemetry.listening and not _wants_publish(telemetry):
             return await original(self, *args, **kwargs)
         call = own_mark().call
@@ -115,13 +115,13 @@ def _inner_publish(telemetry: Telemetry, original: Callable[..., Any]) -> Callab
 
     def publish(
         call: Call,
-        self: Any,
+        self: object,
         subject: str,
         payload: bytes = b"",
         reply: str = "",
         headers: Any = None,
-        *rest: Any,
-        **more: Any,
+        *rest: object,
+        **more: object,
     ) -> Any:
         """Publishes what one of nats-py's own methods publishes in the course of a user's call."""
         context = call.context

@@ -130,7 +130,7 @@ def _replace(telemetry: Telemetry, make: Make, original: Any) -> Any:
     return ours
 
 
-def _bind_and_call(method: Any, instance: Any, /, *args: Any, **kwargs: Any) -> Any:
+def _bind_and_call(method: Any, instance: Any, /, *args: object, **kwargs: object) -> Any:
     """Calls what another instrumentation has put into the class before us; not being a function, it has to be bound."""
     return method.__get__(instance, type(instance))(*args, **kwargs)
 

@@ -66,7 +66,7 @@ class Arguments:
         # Read at the first call: 50 signatures are a tenth of what `instrument()` takes.
         self._positions: dict[str, int] | None = None
 
-    def get(self, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Any:
+    def get(self, args: tuple[object, ...], kwargs: dict[str, object], name: str) -> Any:
         """Returns the argument, or None when it was not given (or does not exist in this version of nats-py)."""
         if name in kwargs:
             return kwargs[name]
@@ -80,7 +80,12 @@ class Arguments:
 
 
 def row(
-    owner: Any, name: str, wrapper: Callable[..., Make], start: Callable[..., Call], *rest: Any, optional: bool = False
+    owner: Any,
+    name: str,
+    wrapper: Callable[..., Make],
+    start: Callable[..., Call],
+    *rest: object,
+    optional: bool = False,
 ) -> Rows:
     """Makes the row of a method whose `Start` reads its arguments by name.
 
@@ -117,7 +122,7 @@ def running(
     """
 
     def make(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[..., Any]:
-        async def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+        async def run(self: object, *args: object, **kwargs: object) -> Any:
             if not telemetry.listening and telemetry.idle():
                 return await original(self, *args, **kwargs)
             mark = own_mark()
@@ -206,7 +211,11 @@ def observing(
 
 
 def _not_started(
-    error: BaseException, original: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    error: BaseException,
+    original: Callable[..., Any],
+    instance: Any,
+    args: tuple[object, ...],
+    kwargs: dict[str, object],
 ) -> Call:
     """Returns the mark alone, where an operation could not be started, and reports why.
 
@@ -222,7 +231,7 @@ def _not_started(
     return Call()
 
 
-def _takes(function: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
+def _takes(function: Callable[..., Any], *args: object, **kwargs: object) -> bool:
     try:
         inspect.signature(function).bind(*args, **kwargs)
     except (TypeError, ValueError):

@@ -47,7 +47,7 @@ def receiving(
     """
 
     def make(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[..., Any]:
-        async def receive(self: Any, *args: Any, **kwargs: Any) -> Any:
+        async def receive(self: object, *args: object, **kwargs: object) -> Any:
             if not telemetry.listening and telemetry.idle():
                 return await original(self, *args, **kwargs)
             mark = own_mark()

@@ -50,7 +50,7 @@ class Feeder:
 
 
 def _make_init(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[..., Any]:
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+    def __init__(self: object, *args: object, **kwargs: object) -> None:
         """Lets the watcher's queue know the messages behind its entries."""
         original(self, *args, **kwargs)
         try:
@@ -94,7 +94,7 @@ def watcher_rows(watcher: Any, origin_of: Callable[[Telemetry, Any], Origin], de
     """
 
     def make_aiter(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[..., Any]:
-        def __aiter__(self: Any) -> Any:
+        def __aiter__(self: object) -> Any:
             try:
                 if steps(telemetry):
                     return MessageLoop(telemetry, origin_of(telemetry, self), self, describe)

@@ -41,7 +41,7 @@ _CONNECT = Operation.client("connect")
 
 
 def _make_connect(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[..., Any]:
-    async def connect(self: Any, *args: Any, **kwargs: Any) -> Any:
+    async def connect(self: object, *args: object, **kwargs: object) -> Any:
         connect = None
         try:
             context = ambient()
@@ -79,7 +79,7 @@ def _end_connect(telemetry: Telemetry, client: Any, connect: Observed, error: Ba
 
 
 def _make_process_connect_init(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[..., Any]:
-    async def _process_connect_init(self: Any, *args: Any, **kwargs: Any) -> Any:
+    async def _process_connect_init(self: _nats.Client, *args: object, **kwargs: object) -> Any:
         """Runs at every connect and reconnect: the server may be another one, the client's id always is."""
         result = await original(self, *args, **kwargs)
         try:
@@ -93,7 +93,7 @@ def _make_process_connect_init(telemetry: Telemetry, original: Callable[..., Any
 
 
 def _make_lost(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[..., Any]:
-    async def lost(self: Any, *args: Any, **kwargs: Any) -> Any:
+    async def lost(self: object, *args: object, **kwargs: object) -> Any:
         """Runs when the connection is lost: what the program publishes waits in a buffer, where headers count too."""
         try:
             if telemetry.enabled:
@@ -120,8 +120,8 @@ def _start_request(
     timeout: Any = None,
     old_style: Any = False,
     headers: Any = None,
-    *_: Any,
-    **__: Any,
+    *_: object,
+    **__: object,
 ) -> Call:
     if not isinstance(subject, str) or subject.startswith(SERVICE_PREFIX):
         return Call()
@@ -181,7 +181,7 @@ def _is_ours(callback: Any) -> bool:
     return isinstance(callback, partial) and callback.func is _count_error
 
 
-async def _count_error(telemetry: Telemetry, client: Any, callback: Any, error: Any, *rest: Any) -> Any:
+async def _count_error(telemetry: Telemetry, client: Any, callback: Any, error: Any, *rest: object) -> Any:
     try:
         if not telemetry.idle():
             _count(telemetry, client, error)

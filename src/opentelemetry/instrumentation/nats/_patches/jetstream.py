@@ -44,8 +44,8 @@ def _start_publish(
     timeout: Any = None,
     stream: Any = None,
     headers: Any = None,
-    *_: Any,
-    **__: Any,
+    *_: object,
+    **__: object,
 ) -> Call:
     """Starts the operation of `publish` or `publish_async`, see `Start`."""
     if not isinstance(subject, str):
@@ -140,7 +140,7 @@ class _Publishing:
 
 
 def _make_handle_async_reply(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[..., Any]:
-    async def _handle_async_reply(self: Any, *args: Any, **kwargs: Any) -> None:
+    async def _handle_async_reply(self: object, *args: object, **kwargs: object) -> None:
         """Up to 2.16 nats-py raises a refusal here instead of giving it to the future."""
         try:
             await original(self, *args, **kwargs)
@@ -159,7 +159,7 @@ def _make_handle_async_reply(telemetry: Telemetry, original: Callable[..., Any])
 
 
 def _make_close(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[..., Any]:
-    async def _close(self: Any, *args: Any, **kwargs: Any) -> Any:
+    async def _close(self: _nats.Client, *args: object, **kwargs: object) -> Any:
         """Ends what waits for the client.
 
         Acks that have not come when it closes never come, and nats-py never finishes their futures.

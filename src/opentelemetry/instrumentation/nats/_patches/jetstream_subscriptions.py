@@ -51,8 +51,8 @@ def _start_subscribe(
     js: Any,
     context: Context,
     /,
-    *args: Any,
-    **kwargs: Any,
+    *args: object,
+    **kwargs: object,
 ) -> Call:
     get = partial(arguments.get, args, kwargs)
     subject = get("subject")
@@ -78,8 +78,8 @@ def _start_bind(
     js: Any,
     context: Context,
     /,
-    *args: Any,
-    **kwargs: Any,
+    *args: object,
+    **kwargs: object,
 ) -> Call:
     """Binding makes no round trip, so no span; it only tells where the messages come from."""
     call = Call()
@@ -89,7 +89,7 @@ def _start_bind(
 
 
 def _make_auto_ack_callback(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[..., Any]:
-    def _auto_ack_callback(*args: Any, **kwargs: Any) -> Any:
+    def _auto_ack_callback(*args: Any, **kwargs: object) -> Any:
         """Notes when a handler has settled its message itself: nats-py acknowledges it once more, drops the error."""
         if not args:
             return original(*args, **kwargs)
@@ -165,7 +165,7 @@ def _pull_bind_origin(connection: Connection, get: Callable[[str], Any]) -> Orig
 
 
 def _make_fetch(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[..., Any]:
-    async def fetch(self: Any, *args: Any, **kwargs: Any) -> Any:
+    async def fetch(self: object, *args: object, **kwargs: object) -> Any:
         fetch = core = client = origin = mark = None
         generation = 0
         try:
@@ -244,7 +244,7 @@ def _origin_of_pull(connection: Connection, subscription: Any, core: Any) -> Ori
 
 
 def _make_recreate_consumer(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[..., Any]:
-    async def recreate_consumer(self: Any, *args: Any, **kwargs: Any) -> Any:
+    async def recreate_consumer(self: object, *args: object, **kwargs: object) -> Any:
         """An ordered consumer is made again in a task of nats-py's own; no user called `add_consumer`."""
         mark = None
         try:

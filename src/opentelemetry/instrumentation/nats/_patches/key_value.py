@@ -42,7 +42,7 @@ _OPERATIONS = {None: _PUT, "DEL": _DELETE, "PURGE": _PURGE}
 
 
 def _start_write(
-    operation: Operation, telemetry: Telemetry, kv: Any, context: Context, /, key: Any, *_: Any, **__: Any
+    operation: Operation, telemetry: Telemetry, kv: Any, context: Context, /, key: Any, *_: object, **__: object
 ) -> Call:
     if telemetry.naming.excludes and telemetry.naming.excluded(f"{_nats.key_prefix(kv)}{key}"):
         return Call(context)
@@ -53,7 +53,7 @@ def _start_write(
     return Send.start(prototype, attributes, context)
 
 
-def _start_create(operation: Operation, telemetry: Telemetry, kv: Any, *args: Any, **kwargs: Any) -> Call:
+def _start_create(operation: Operation, telemetry: Telemetry, kv: Any, *args: Any, **kwargs: object) -> Call:
     call = _start_write(operation, telemetry, kv, *args, **kwargs)
     call.api_prefix = _nats.api_prefix(_nats.context_of(kv))  # it reads what is there when there is something
     return call
@@ -71,9 +71,9 @@ def _start_on_bucket(
     context: Context,
     /,
     key: Any = None,
-    *_: Any,
+    *_: object,
     keys: Any = None,
-    **__: Any,
+    **__: object,
 ) -> Call:
     """Starts what is no write: it is about a key, a pattern of keys (the first argument too), or all of them."""
     if key is None:
@@ -116,8 +116,8 @@ def start_on_context(
     js: Any,
     context: Context,
     /,
-    *args: Any,
-    **kwargs: Any,
+    *args: object,
+    **kwargs: object,
 ) -> Call:
     """Starts the methods of `JetStreamContext` that look up, make and delete a bucket, of either store."""
     bucket = arguments.get(args, kwargs, "bucket") or getattr(arguments.get(args, kwargs, "config"), "bucket", None)

@@ -33,8 +33,8 @@ def _start_manage(
     manager: Any,
     context: Context,
     /,
-    *args: Any,
-    **kwargs: Any,
+    *args: object,
+    **kwargs: object,
 ) -> Call:
     get = partial(arguments.get, args, kwargs)
     stream = get("stream") or get("name") or get("stream_name") or getattr(get("config"), "name", None)
@@ -76,13 +76,13 @@ def _start_stored(
     context: Context,
     /,
     stream_name: Any,
-    *_: Any,
-    **__: Any,
+    *_: object,
+    **__: object,
 ) -> Call:
     return _on_stream(operation, telemetry, manager, context, stream_name)
 
 
-async def _note_stored(call: Call, original: Any, self: Any, /, *args: Any, **kwargs: Any) -> Any:
+async def _note_stored(call: Call, original: Any, self: object, /, *args: object, **kwargs: object) -> Any:
     """Runs `get_msg` inside of another read: notes what it reads, for a link to its writer."""
     message = await original(self, *args, **kwargs)
     try:
@@ -92,7 +92,7 @@ async def _note_stored(call: Call, original: Any, self: Any, /, *args: Any, **kw
     return message
 
 
-async def _note_policy(call: Call, original: Any, self: Any, /, *args: Any, **kwargs: Any) -> Any:
+async def _note_policy(call: Call, original: Any, self: object, /, *args: object, **kwargs: object) -> Any:
     """Runs `consumer_info` inside of a subscribe: notes how the messages of the consumer are acknowledged."""
     info = await original(self, *args, **kwargs)
     try:

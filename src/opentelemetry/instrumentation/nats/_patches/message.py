@@ -40,7 +40,7 @@ _FINAL = frozenset({"ack", "nak", "term"})
 
 
 def _start_respond(
-    telemetry: Telemetry, message: Any, context: Context, /, data: Any = None, *_: Any, **__: Any
+    telemetry: Telemetry, message: Any, context: Context, /, data: Any = None, *_: object, **__: object
 ) -> Call:
     # The headers are an echo of those received: whatever context is in them, nobody chose it.
     return start_reply(telemetry, message, data, None)
@@ -79,8 +79,8 @@ def _start_settle(
     message: Any,
     context: Context,
     /,
-    *args: Any,
-    **kwargs: Any,
+    *args: object,
+    **kwargs: object,
 ) -> Call:
     delivery = delivery_of(message)
     if delivery is not None and delivery.settled:

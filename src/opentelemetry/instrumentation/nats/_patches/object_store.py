@@ -73,8 +73,8 @@ def _start_write(
     store: Any,
     context: Context,
     /,
-    *args: Any,
-    **kwargs: Any,
+    *args: object,
+    **kwargs: object,
 ) -> Call:
     name = arguments.get(args, kwargs, "name") or getattr(arguments.get(args, kwargs, "meta"), "name", None)
     if telemetry.naming.excluded(_all(store)):
@@ -100,8 +100,8 @@ def _start_on_store(
     store: Any,
     context: Context,
     /,
-    *args: Any,
-    **kwargs: Any,
+    *args: object,
+    **kwargs: object,
 ) -> Call:
     """Starts what is no write."""
     if telemetry.naming.excluded(_all(store)):

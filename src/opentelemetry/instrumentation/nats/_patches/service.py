@@ -36,7 +36,7 @@ _INTERNAL_ERROR = "500"
 
 
 def _make_start(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[..., Any]:
-    async def _start(self: Any, *args: Any, **kwargs: Any) -> Any:
+    async def _start(self: object, *args: object, **kwargs: object) -> Any:
         """Makes the process span around the endpoint's handler, inside of where micro swallows its exception."""
         if telemetry.enabled:
             try:
@@ -98,8 +98,8 @@ def _start_respond(
     request: Any,
     context: Context,
     /,
-    *args: Any,
-    **kwargs: Any,
+    *args: object,
+    **kwargs: object,
 ) -> Call:
     get = partial(arguments.get, args, kwargs)
     return start_reply(telemetry, _nats.message_of(request), get("data") or b"", get("headers"))
@@ -111,8 +111,8 @@ def _start_respond_error(
     request: Any,
     context: Context,
     /,
-    *args: Any,
-    **kwargs: Any,
+    *args: object,
+    **kwargs: object,
 ) -> Call:
     get = partial(arguments.get, args, kwargs)
     code, description = get("code"), get("description")

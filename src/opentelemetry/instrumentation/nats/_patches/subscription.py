@@ -40,7 +40,7 @@ _ENDPOINT_CALLBACK = ("nats.micro.service", "_handle_request")
 
 
 def _make_start(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[..., Any]:
-    def _start(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def _start(self: object, *args: object, **kwargs: object) -> Any:
         # nats-py looks at the user's own callback and refuses what is no coroutine function. Only then is it ours; the
         # task that it has made for it has not run yet.
         result = original(self, *args, **kwargs)
@@ -74,7 +74,9 @@ def _trace_callback(telemetry: Telemetry, subscription: Any) -> None:
         _nats.set_callback(subscription, Feeder(callback))
 
 
-async def hear_refusal(call: Call | None, original: Callable[..., Any], self: Any, /, *args: Any, **kwargs: Any) -> Any:
+async def hear_refusal(
+    call: Call | None, original: Callable[..., Any], self: object, /, *args: object, **kwargs: object
+) -> Any:
     """Runs `next_msg` inside of a fetch: notes why it gets nothing, where the server says so."""
     message = await original(self, *args, **kwargs)
     try:
@@ -123,7 +125,7 @@ def stepping(telemetry: Telemetry, subscription: Any) -> Generator[None]:
 
 
 def _make_aiter(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[..., Any]:
-    def __aiter__(self: Any) -> Any:
+    def __aiter__(self: object) -> Any:
         try:
             if steps(telemetry):
                 return MessageLoop(telemetry, _origin_of_iterator(telemetry, self), self)
@@ -135,7 +137,7 @@ def _make_aiter(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[
 
 
 def _make_stop_processing(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[..., Any]:
-    def _stop_processing(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def _stop_processing(self: object, *args: object, **kwargs: object) -> Any:
         """Runs when a subscription gets no more messages: unsubscribed, drained, or all received that it wanted."""
         result = original(self, *args, **kwargs)
         try:
