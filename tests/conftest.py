@@ -24,6 +24,7 @@ from opentelemetry import context, trace
 pytest.register_assert_rewrite("support")
 
 from support.faults import Faults, raise_faults  # noqa: E402
+from support.options import VARIABLES, Give, as_text  # noqa: E402
 from support.otlp import OtlpReceiver  # noqa: E402
 from support.planted import PASSWORD, PlantedInLogs, nothing_found  # noqa: E402
 from support.server import NatsServer  # noqa: E402
@@ -224,3 +225,18 @@ async def _close(client: Client) -> None:
         client._transport.close()
         with contextlib.suppress(OSError):
             await client._transport.wait_closed()
+
+
+@pytest.fixture(params=["keyword", "variable"])
+def give(request: pytest.FixtureRequest, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch) -> Give:
+    """Instruments with options, given by keyword or by environment variable."""
+
+    def give(**options: Any) -> None:
+        if request.param == "keyword":
+            telemetry.instrument(**options)
+            return
+        for name, value in options.items():
+            monkeypatch.setenv(VARIABLES[name], as_text(value))
+        telemetry.instrument()
+
+    return give

@@ -13,7 +13,7 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,7 +35,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, format_span_id, format_trace_id
 from support.core import Connect, Unique, process_attributes, receive_attributes, send_attributes
 from support.exercises import EXERCISES, Exercise
-from support.options import ALL_OPTIONS, OPPOSITES, PROGRAM, SCOPE, VARIABLES, as_text, check_program, variables
+from support.options import ALL_OPTIONS, OPPOSITES, PROGRAM, SCOPE, VARIABLES, Give, check_program, variables
 from support.otlp import OtlpReceiver
 from support.processes import run
 from support.server import NatsServer
@@ -43,23 +43,6 @@ from support.spans import assert_span, span_context
 from support.stores import watching
 from support.telemetry import Telemetry, attribute_set
 from support.waiting import eventually
-
-Give = Callable[..., None]
-
-
-@pytest.fixture(params=["keyword", "variable"])
-def give(request: pytest.FixtureRequest, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch) -> Give:
-    """Instruments with options, given by keyword or by environment variable."""
-
-    def give(**options: Any) -> None:
-        if request.param == "keyword":
-            telemetry.instrument(**options)
-            return
-        for name, value in options.items():
-            monkeypatch.setenv(VARIABLES[name], as_text(value))
-        telemetry.instrument()
-
-    return give
 
 
 @contextmanager
@@ -86,7 +69,7 @@ async def nothing(msg: Msg) -> None:
 
 def test_every_option_but_hooks_and_providers_has_a_variable_and_a_place_in_a_file():
     options = set(InstrumentOptions.__annotations__)
-    objects = {"tracer_provider", "meter_provider", "publish_hook", "consume_hook"}
+    objects = {"tracer_provider", "meter_provider", "publish_hook", "consume_hook", "should_trace"}
     assert set(NatsConfiguration.__annotations__) == options - objects == set(VARIABLES)
     names = {value for name, value in vars(environment_variables).items() if name.startswith("OTEL_")}
     assert names == set(VARIABLES.values())
@@ -1162,6 +1145,8 @@ class TestDocs:
         [
             "`use_span_links`",
             "`excluded_subjects`",
+            "`included_subjects`",
+            "`should_trace`",
             "`propagation_excluded_subjects`",
             "`subject_templates`",
             "`subject_names`",

@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import json
 import textwrap
+from collections.abc import Callable
 from typing import Any
 
 from support.otlp import OtlpReceiver, ReceivedSpan
 from support.processes import Finished
 
+Give = Callable[..., None]
+"""Instruments with options, by one of the ways in."""
+
 SCOPE = "opentelemetry.instrumentation.nats"
 
 VARIABLES = {
     "use_span_links": "OTEL_PYTHON_NATS_USE_SPAN_LINKS",
+    "included_subjects": "OTEL_PYTHON_NATS_INCLUDED_SUBJECTS",
     "excluded_subjects": "OTEL_PYTHON_NATS_EXCLUDED_SUBJECTS",
     "propagation_excluded_subjects": "OTEL_PYTHON_NATS_PROPAGATION_EXCLUDED_SUBJECTS",
     "subject_templates": "OTEL_PYTHON_NATS_SUBJECT_TEMPLATES",
@@ -28,6 +33,7 @@ VARIABLES = {
 
 ALL_OPTIONS: dict[str, Any] = {
     "use_span_links": True,
+    "included_subjects": ["app.>", "_INBOX.>"],
     "excluded_subjects": ["app.quiet.>", "app.silent"],
     "propagation_excluded_subjects": ["app.bare"],
     "subject_templates": ["app.tenants.*.>"],
@@ -41,6 +47,7 @@ ALL_OPTIONS: dict[str, Any] = {
 
 OPPOSITES: dict[str, Any] = {
     "use_span_links": False,
+    "included_subjects": ["other.>"],
     "excluded_subjects": ["app.linked"],
     "propagation_excluded_subjects": ["app.quiet.>"],
     "subject_templates": ["app.>"],
@@ -88,6 +95,7 @@ PROGRAM = textwrap.dedent(
                 await nc.publish(subject)
             headers[subject] = (await subscription.next_msg()).headers
 
+        await nc.publish("other.one")
         await nc.publish("app.tenants.acme.orders")
         for user in ("ann", "bob", "cy", "dee", "eva", "fay", "gil", "hal", "ida", "jo", "kim", "lea"):
             await nc.publish(f"app.users.{user}.left")
@@ -160,6 +168,9 @@ def check_program(program: Finished, otlp: OtlpReceiver, options: dict[str, Any]
     assert published and published.parent_span_id == bare.span_id
     if (headers["app.bare"] is None) != ("propagation_excluded_subjects" in options):
         wrong.append("propagation_excluded_subjects")
+
+    if (one("publish other.one") is None) != ("included_subjects" in options):
+        wrong.append("included_subjects")
 
     name = "publish app.tenants.*.>" if "subject_templates" in options else "publish app.tenants.acme.orders"
     if one(name) is None:

@@ -51,6 +51,7 @@ from opentelemetry.instrumentation.nats._options import (
     NatsConfiguration,
     OutgoingMessage,
     PublishHook,
+    ShouldTrace,
     read_options,
 )
 from opentelemetry.instrumentation.nats._origins import Origin
@@ -74,6 +75,7 @@ __all__ = [
     "NatsInstrumentor",
     "OutgoingMessage",
     "PublishHook",
+    "ShouldTrace",
     "message_context",
     "process_message",
 ]

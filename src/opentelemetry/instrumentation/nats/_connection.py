@@ -161,7 +161,7 @@ class Connection:
                 if len(self.prototypes) >= CACHED_SUBJECTS:
                     self.prototypes.clear()
                 self.prototypes[key] = prototype
-        return prototype
+        return prototype if prototype.asked is None else prototype.answered()
 
     def publish_prototype(self, subject: str) -> Prototype:
         """Returns the prototype of a publish; to an inbox, that is a reply.
@@ -176,7 +176,7 @@ class Connection:
             if len(self._publishing) >= CACHED_SUBJECTS:
                 self._publishing.clear()
             self._publishing[subject] = prototype
-        return prototype
+        return prototype if prototype.asked is None else prototype.answered()
 
     def _make_publish(self, subject: str) -> Prototype:
         destination = self.destination(subject)
@@ -188,7 +188,8 @@ class Connection:
             or (destination.template is None and destination.label is not None)
         ):
             prototype = self.make(PUBLISH, destination)
-            prototype.excluded = prototype.excluded or is_plumbing(subject)
+            if is_plumbing(subject):
+                prototype.excluded, prototype.asked = True, None
             return prototype
         # One for all subjects of the template, and one for all that have no name of their own any more: one for each of
         # them is garbage that the collector has to walk.
@@ -202,8 +203,13 @@ class Connection:
             self._templates[label] = prototype
         return prototype
 
-    def reply_prototype(self, subject: str) -> Prototype:
-        """Returns the prototype of a reply; its attributes have this inbox."""
+    def reply_prototype(self, subject: str, about: str = "") -> Prototype:
+        """Returns the prototype of a reply; its attributes have this inbox.
+
+        Args:
+            subject: The reply subject.
+            about: The subject of the message that is answered, where that is known.
+        """
         made = self._reply
         if made is None:
             made = self._reply = self.make(REPLY, Destination("", inbox=True))
@@ -220,8 +226,11 @@ class Connection:
         shown = subject if len(subject) <= LONGEST else cut(subject)
         prototype.attributes[messaging.MESSAGING_DESTINATION_NAME] = shown
         prototype.attributes[messaging.MESSAGING_MESSAGE_CONVERSATION_ID] = shown
-        prototype.excluded = naming.excluded(subject)
+        prototype.excluded = naming.excludes and naming.excluded_reply(subject, about)
         prototype.carries_context = naming.carries_context(subject)
+        if naming.asks and not prototype.excluded:
+            prototype.asked = subject
+            return prototype.answered()
         return prototype
 
     def make(
@@ -281,6 +290,9 @@ class Connection:
             prototype.carries_context = naming.carries_context(destination.name)
         elif membership is not None:
             prototype.excluded = membership.excluded
-        if operation is PROCESS and not prototype.excluded:
+        if naming.asks and not prototype.excluded and (destination is None or not destination.bucket):
+            # A bucket is asked about by its keys.
+            prototype.asked = "" if destination is None else destination.name
+        if operation is PROCESS and not prototype.excluded and not naming.asks:
             self.readings.processes.add(prototype.series)
         return prototype

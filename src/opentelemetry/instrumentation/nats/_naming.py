@@ -13,7 +13,9 @@ from functools import partial
 from logging import getLogger
 from typing import Literal, NamedTuple
 
+from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._attributes import Attributes
+from opentelemetry.instrumentation.nats._faults import FAULTS
 from opentelemetry.instrumentation.nats._learning import LearnedNames
 from opentelemetry.instrumentation.nats._options import Options
 from opentelemetry.instrumentation.nats._subjects import carries_context
@@ -40,6 +42,7 @@ class Destination(NamedTuple):
         template: Its low-cardinality form, if it has one.
         inbox: Whether it is an inbox, whose name never enters a span name or a metric.
         subject: Whether `name` is a subject, which the subject options apply to.
+        bucket: Whether it is a bucket.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Destination(NamedTuple):
     template: str | None = None
     inbox: bool = False
     subject: bool = True
+    bucket: bool = False
 
 
 class Naming:
@@ -57,14 +61,17 @@ class Naming:
 
     Attributes:
         by_subject: Whether a message's own subject decides about its span, besides the subscription's.
-        excludes: Whether the user excluded any subject from spans and metrics.
+        asks: Whether the user's predicate decides about each operation.
+        excludes: Whether the user excluded any subject from spans and metrics, or may do so when asked.
         withholds: Whether the user excluded any subject from propagation.
     """
 
     def __init__(self, options: Options) -> None:
         self._options = options
         self.by_subject = options.by_subject
-        self.excludes = bool(options.excluded_subjects)
+        self._includes = bool(options.included_subjects)
+        self.asks = options.should_trace is not None
+        self.excludes = bool(options.excluded_subjects) or self._includes or self.asks
         self.withholds = bool(options.propagation_excluded_subjects)
         self._subject = self._names("subjects")
         self._resources: dict[Resource, Name] = {"stream": self._names("streams"), "bucket": self._names("buckets")}
@@ -91,7 +98,7 @@ class Naming:
     def resource(self, resource: Resource, name: str) -> Destination:
         """Describes a stream or a bucket."""
         label = self._resources[resource](name)
-        return Destination(name, label, None if label == name else label, subject=False)
+        return Destination(name, label, None if label == name else label, subject=False, bucket=resource == "bucket")
 
     def group(self, name: str) -> str | None:
         """Returns what stands for a queue group, or a durable consumer in its place, in metrics; see `Destination`."""
@@ -106,8 +113,45 @@ class Naming:
         return self._resources["stream"](name)
 
     def excluded(self, subject: str) -> bool:
-        """Tells whether the user wants no spans and no metrics of a subject."""
-        return self.excludes and self._options.excluded_subjects.find(subject) is not None
+        """Tells whether the user's patterns say that he wants no spans and no metrics of a subject."""
+        return self.excludes and (
+            self._options.excluded_subjects.find(subject) is not None
+            or (self._includes and self._options.included_subjects.find(subject) is None)
+        )
+
+    def excluded_reply(self, subject: str, about: str) -> bool:
+        """Tells the same of a reply, which belongs to what it answers.
+
+        Args:
+            subject: The reply subject.
+            about: The subject of the message that is answered, where that is known.
+        """
+        return self._options.excluded_subjects.find(subject) is not None or (
+            self.excluded(subject) and (not about or self.excluded(about))
+        )
+
+    def refuses(self, operation: str, subject: str) -> bool:
+        """Asks the user's predicate, where there is one, whether an operation is to be left out.
+
+        Args:
+            operation: The operation's name.
+            subject: What it is about.
+
+        Returns:
+            Whether it is; not after a fault of the predicate.
+        """
+        should_trace = self._options.should_trace
+        if should_trace is None:
+            return False
+        try:
+            return not should_trace(operation, subject)
+        except FAULTS:
+            _faults.report("should_trace")
+            return False
+
+    def leaves_out(self, operation: str, subject: str) -> bool:
+        """Tells whether the user wants no spans and no metrics of an operation on a subject."""
+        return self.excluded(subject) or self.refuses(operation, subject)
 
     def carries_context(self, subject: str) -> bool:
         """Tells whether messages on a subject may be given trace headers."""

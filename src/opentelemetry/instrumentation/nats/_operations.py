@@ -151,12 +151,15 @@ class Prototype:
         room: What headers its server takes.
         processing: The messages of its client that are being processed now.
         excluded: Whether the user excluded the subject: no spans, no metrics.
+        asked: What the user's predicate is to be asked about at each call, see `answered`; None for nothing.
         carries_context: Whether a message sent may be given trace headers.
         counts_at_end: Whether the message counts when an operation is over.
         shared: Whether it is that of all subjects with its template, so that each message brings its own.
     """
 
     __slots__ = (
+        "_refused",
+        "asked",
         "attributes",
         "carries_context",
         "counts_at_end",
@@ -190,9 +193,35 @@ class Prototype:
         self.room = room
         self.processing = processing
         self.excluded = False
+        self.asked: str | None = None
+        self._refused: Prototype | None = None
         self.carries_context = True
         self.counts_at_end = operation.counts_at_end
         self.shared = False
+
+    def answered(self) -> Prototype:
+        """Asks the user's predicate about one call.
+
+        Returns:
+            Itself; where the answer is no, its like that is excluded.
+        """
+        if self.asked is None or not self.telemetry.naming.refuses(self.operation.name, self.asked):
+            return self
+        refused = self._refused
+        if refused is None:
+            refused = Prototype(
+                self.telemetry,
+                self.operation,
+                self.span_name,
+                self.attributes,
+                self.series,
+                self.room,
+                self.processing,
+            )
+            refused.carries_context = self.carries_context
+            refused.excluded = True
+            self._refused = refused
+        return refused
 
     def __repr__(self) -> str:
         return f"<{self.kind.name.lower()} spans named {self.span_name!r}{', excluded' if self.excluded else ''}>"

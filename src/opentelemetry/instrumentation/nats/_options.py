@@ -25,6 +25,7 @@ from opentelemetry.instrumentation.nats.environment_variables import (
     OTEL_INSTRUMENTATION_MESSAGING_EXPERIMENTAL_HEADERS_INCLUDED,
     OTEL_PYTHON_NATS_ACTIVATE_NEXT_MSG,
     OTEL_PYTHON_NATS_EXCLUDED_SUBJECTS,
+    OTEL_PYTHON_NATS_INCLUDED_SUBJECTS,
     OTEL_PYTHON_NATS_PROPAGATION_EXCLUDED_SUBJECTS,
     OTEL_PYTHON_NATS_RECORD_EXCEPTION_MESSAGES,
     OTEL_PYTHON_NATS_SUBJECT_NAMES,
@@ -81,6 +82,24 @@ class ConsumeHook(Protocol):
         """
 
 
+class ShouldTrace(Protocol):
+    """Asked before each operation whether it is to be traced and measured."""
+
+    def __call__(self, operation: str, subject: str, /) -> bool:
+        """Decides about one operation; what it is told no about is as an excluded subject.
+
+        Args:
+            operation: What `messaging.operation.name` would say: `publish`, `process`, `ack`, `kv.put` and so on.
+            subject: The subject that it is about. Of a receive that came back empty or with several messages, the
+                subscription's; of a bucket, `$KV.{bucket}.{key}` or `$O.{bucket}.>`; else the stream's name, or an
+                empty string.
+
+        Returns:
+            False to leave it out.
+        """
+        ...
+
+
 class InstrumentOptions(TypedDict, total=False):
     """The keywords of `NatsInstrumentor().instrument()`."""
 
@@ -89,6 +108,8 @@ class InstrumentOptions(TypedDict, total=False):
     publish_hook: PublishHook | None
     consume_hook: ConsumeHook | None
     use_span_links: bool
+    should_trace: ShouldTrace | None
+    included_subjects: Iterable[str]
     excluded_subjects: Iterable[str]
     propagation_excluded_subjects: Iterable[str]
     subject_templates: Iterable[str]
@@ -110,6 +131,7 @@ class NatsConfiguration:
     """
 
     use_span_links: bool | None = None
+    included_subjects: list[str] | None = None
     excluded_subjects: list[str] | None = None
     propagation_excluded_subjects: list[str] | None = None
     subject_templates: list[str] | None = None
@@ -160,6 +182,8 @@ class Options(NamedTuple):
     publish_hook: PublishHook | None
     consume_hook: ConsumeHook | None
     use_span_links: bool
+    should_trace: ShouldTrace | None
+    included_subjects: SubjectPatterns
     excluded_subjects: SubjectPatterns
     propagation_excluded_subjects: SubjectPatterns
     subject_templates: SubjectPatterns
@@ -171,7 +195,9 @@ class Options(NamedTuple):
     @property
     def by_subject(self) -> bool:
         """Whether a message's own subject decides about its span, besides the subscription's."""
-        return bool(self.excluded_subjects or self.subject_templates)
+        return bool(
+            self.excluded_subjects or self.included_subjects or self.subject_templates or self.should_trace is not None
+        )
 
 
 def read_options(given: Mapping[str, Any]) -> Options:
@@ -189,6 +215,8 @@ def read_options(given: Mapping[str, Any]) -> Options:
         publish_hook=cast("PublishHook | None", read_hook(given, "publish_hook")),
         consume_hook=cast("ConsumeHook | None", read_hook(given, "consume_hook")),
         use_span_links=read_flag(given, "use_span_links", OTEL_PYTHON_NATS_USE_SPAN_LINKS),
+        should_trace=cast("ShouldTrace | None", read_hook(given, "should_trace")),
+        included_subjects=read_patterns(given, "included_subjects", OTEL_PYTHON_NATS_INCLUDED_SUBJECTS),
         excluded_subjects=read_patterns(given, "excluded_subjects", OTEL_PYTHON_NATS_EXCLUDED_SUBJECTS),
         propagation_excluded_subjects=read_patterns(
             given, "propagation_excluded_subjects", OTEL_PYTHON_NATS_PROPAGATION_EXCLUDED_SUBJECTS

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from opentelemetry.instrumentation.nats._attributes import Attributes
 from opentelemetry.instrumentation.nats._connection import CACHED_SUBJECTS, Connection, Membership
-from opentelemetry.instrumentation.nats._operations import Operation, Prototype
+from opentelemetry.instrumentation.nats._operations import PROCESS, Operation, Prototype
 from opentelemetry.instrumentation.nats._subjects import has_wildcard
 
 
@@ -26,6 +26,7 @@ class Origin:
         internal: Whether nats-py made the subscription for itself.
         excluded: Whether the user excluded the bucket: no spans, no metrics.
         acknowledges: Whether each message of its consumer is to be acknowledged; None where that is not known (yet).
+        asked: Of a bucket: what the user's predicate is to be asked about, if there is one.
     """
 
     __slots__ = (
@@ -34,6 +35,7 @@ class Origin:
         "_prototypes",
         "_shared",
         "acknowledges",
+        "asked",
         "attributes",
         "bucket",
         "connection",
@@ -58,6 +60,7 @@ class Origin:
         internal: bool = False,
         excluded: bool = False,
         acknowledges: bool | None = None,
+        asked: str | None = None,
     ) -> None:
         self.connection = connection
         self.subject = subject
@@ -69,6 +72,7 @@ class Origin:
         self.internal = internal
         self.excluded = excluded
         self.acknowledges = acknowledges
+        self.asked = asked
         self._generation = connection.generation
         self._pattern = subject if not (bucket or stream) and has_wildcard(subject) else None
         # All messages share a prototype, unless their own subject decides: by an option, or by being an inbox.
@@ -102,4 +106,10 @@ class Origin:
                 destination = connection.destination(subject, self._pattern)
             membership = Membership(self.group, self.consumer, self.attributes, self.excluded)
             prototype = self._prototypes[key] = connection.make(operation, destination, membership)
+            if self.asked is not None and not prototype.excluded:
+                prototype.asked = self.asked
+        if prototype.asked is not None:
+            prototype = prototype.answered()
+            if operation is PROCESS and not prototype.excluded:
+                connection.readings.processes.add(prototype.series)
         return prototype

@@ -156,10 +156,13 @@ class Receive(Observed):
             notes: list[Note] = []
             naming = telemetry.naming
             excludes = naming.excludes
+            kept: list[Any] = []
             for message in messages:
                 delivery, delivery.arrived = deliver(message, origin, _NO_CONTEXT, notes)
-                if excludes and naming.excluded(message.subject):
-                    continue
+                if excludes:
+                    if naming.leaves_out(RECEIVE.name, message.subject):
+                        continue
+                    kept.append(message)
                 of_message: Attributes = {}
                 delivery.attributes = of_message
                 delivery.ack = ack = message_attributes(telemetry, of_message, message)
@@ -170,7 +173,7 @@ class Receive(Observed):
                 else:
                     links.append(Link(delivery.creation, of_message))
             note_all(notes)
-            told = [each for each in messages if not naming.excluded(each.subject)] if excludes else messages
+            told = kept if excludes else messages
             if not told:
                 return
             prototype.series.count += len(told)

@@ -18,6 +18,14 @@ Comma-separated NATS patterns of subjects that get no spans and no metrics; the 
 Default: none.
 """
 
+OTEL_PYTHON_NATS_INCLUDED_SUBJECTS = "OTEL_PYTHON_NATS_INCLUDED_SUBJECTS"
+"""
+.. envvar:: OTEL_PYTHON_NATS_INCLUDED_SUBJECTS
+
+Comma-separated NATS patterns of the only subjects that get spans and metrics; all others are as if they were excluded.
+Default: all.
+"""
+
 OTEL_PYTHON_NATS_PROPAGATION_EXCLUDED_SUBJECTS = "OTEL_PYTHON_NATS_PROPAGATION_EXCLUDED_SUBJECTS"
 """
 .. envvar:: OTEL_PYTHON_NATS_PROPAGATION_EXCLUDED_SUBJECTS

@@ -65,7 +65,8 @@ def prototype_of(
     try:
         connection: Connection = client.__dict__[_CONNECTION]
         if connection.telemetry is telemetry:
-            return connection.prototypes[operation, name]
+            prototype = connection.prototypes[operation, name]
+            return prototype if prototype.asked is None else prototype.answered()
     except (AttributeError, KeyError):
         pass
     return connection_of(telemetry, client).prototype(operation, name, resource=resource)
@@ -138,7 +139,9 @@ def origin_of_watcher(telemetry: Telemetry, watcher: Any, client: Any, bucket: s
     connection = connection_of(telemetry, client)
     origin: Origin | None = watcher.__dict__.get(_ORIGIN)
     if origin is None or origin.connection is not connection:
-        origin = Origin(connection, bucket, bucket=True, excluded=telemetry.naming.excluded(subject))
+        naming = telemetry.naming
+        asked = subject if naming.asks else None
+        origin = Origin(connection, bucket, bucket=True, excluded=naming.excluded(subject), asked=asked)
         keep_origin(watcher, origin)
     return origin
 

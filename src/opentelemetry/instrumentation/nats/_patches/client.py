@@ -45,7 +45,7 @@ def _make_connect(telemetry: Telemetry, original: Callable[..., Any]) -> Callabl
         connect = None
         try:
             context = ambient()
-            if not telemetry.idle() and not suppressed(context):
+            if not telemetry.idle() and not suppressed(context) and not telemetry.naming.refuses(_CONNECT.name, ""):
                 connect = Observed(context)
         except FAULTS:
             _faults.report("starting an operation")

@@ -44,7 +44,7 @@ _OPERATIONS = {None: _PUT, "DEL": _DELETE, "PURGE": _PURGE}
 def _start_write(
     operation: Operation, telemetry: Telemetry, kv: Any, context: Context, /, key: Any, *_: object, **__: object
 ) -> Call:
-    if telemetry.naming.excludes and telemetry.naming.excluded(f"{_nats.key_prefix(kv)}{key}"):
+    if telemetry.naming.excludes and telemetry.naming.leaves_out(operation.name, f"{_nats.key_prefix(kv)}{key}"):
         return Call(context)
     prototype = prototype_of_store(telemetry, kv, operation)
     attributes = prototype.attributes.copy()
@@ -79,7 +79,9 @@ def _start_on_bucket(
     if key is None:
         key = keys
     known = isinstance(key, str)
-    if telemetry.naming.excludes and telemetry.naming.excluded(f"{_nats.key_prefix(kv)}{key if known else '>'}"):
+    if telemetry.naming.excludes and telemetry.naming.leaves_out(
+        operation.name, f"{_nats.key_prefix(kv)}{key if known else '>'}"
+    ):
         return Call()
     prototype = prototype_of_store(telemetry, kv, operation)
     call = Observed(context, prototype)
@@ -122,6 +124,8 @@ def start_on_context(
     """Starts the methods of `JetStreamContext` that look up, make and delete a bucket, of either store."""
     bucket = arguments.get(args, kwargs, "bucket") or getattr(arguments.get(args, kwargs, "config"), "bucket", None)
     name = bucket if isinstance(bucket, str) else None
+    if telemetry.naming.asks and telemetry.naming.refuses(operation.name, name or ""):
+        return Call()
     return Observed(context, prototype_of(telemetry, _nats.client_of_context(js), operation, name, resource="bucket"))
 
 

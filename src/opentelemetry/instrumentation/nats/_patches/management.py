@@ -50,15 +50,17 @@ def _start_manage(
             None,
         )
     call = _on_stream(operation, telemetry, manager, context, stream)
-    if isinstance(consumer, str):
+    if isinstance(call, Observed) and isinstance(consumer, str):
         call.attributes[names.JETSTREAM_CONSUMER] = cut(consumer)
     return call
 
 
-def _on_stream(operation: Operation, telemetry: Telemetry, manager: Any, context: Context, stream: Any) -> Observed:
+def _on_stream(operation: Operation, telemetry: Telemetry, manager: Any, context: Context, stream: Any) -> Call:
     known = isinstance(stream, str)
     client = _nats.client_of_context(manager)
     prototype = prototype_of(telemetry, client, operation, stream if known else None, resource="stream")
+    if prototype.excluded:
+        return Call()
     call = Observed(context, prototype)
     if known:
         call.attributes[names.JETSTREAM_STREAM] = cut(stream)

@@ -63,7 +63,7 @@ def start_reply(
     client = _nats.client_of_message(message)
     if not client:
         return Call()
-    prototype = connection_of(telemetry, client).reply_prototype(message.reply)
+    prototype = connection_of(telemetry, client).reply_prototype(message.reply, message.subject)
     parent = bound_parent(message, ambient())
     if prototype.excluded:
         return unrecorded(prototype, parent)

@@ -77,7 +77,7 @@ def _start_write(
     **kwargs: object,
 ) -> Call:
     name = arguments.get(args, kwargs, "name") or getattr(arguments.get(args, kwargs, "meta"), "name", None)
-    if telemetry.naming.excluded(_all(store)):
+    if telemetry.naming.leaves_out(kind.name, _all(store)):
         return Call(context, _not_messages(store))
     prototype = prototype_of_store(telemetry, store, kind)
     attributes = prototype.attributes.copy()
@@ -104,7 +104,7 @@ def _start_on_store(
     **kwargs: object,
 ) -> Call:
     """Starts what is no write."""
-    if telemetry.naming.excluded(_all(store)):
+    if telemetry.naming.leaves_out(operation.name, _all(store)):
         return Call()
     name = arguments.get(args, kwargs, "name")
     prototype = prototype_of_store(telemetry, store, operation)
