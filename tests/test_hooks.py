@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from nats.aio.client import Client
+from nats.errors import NoRespondersError
 from nats.js import JetStreamContext
 
 from opentelemetry import baggage, context, propagate, trace
@@ -396,6 +397,86 @@ class TestConsumeHook:
         assert consume_hook.span_names == [f"process {subject}"]
 
 
+class TestResponseHook:
+    @pytest.mark.parametrize("old_style", [False, True])
+    async def test_it_sees_the_answer_with_the_requests_span(
+        self, telemetry: Telemetry, nc: Client, unique: Unique, old_style: bool
+    ):
+        hook = Hook()
+        telemetry.instrument(response_hook=hook)
+
+        async def answer(msg: Any) -> None:
+            await nc.publish(msg.reply, b"pong", headers={"X-Cache": "hit"})
+
+        subject = unique()
+        await nc.subscribe(subject, cb=answer)
+        response = await nc.request(subject, b"ping", old_style=old_style, timeout=5)
+        await telemetry.wait_for("reply")
+        assert hook.checked(telemetry) == [response]
+        assert hook.messages[0] is response and response.headers["X-Cache"] == "hit"
+        assert hook.span_names == [f"request {subject}"]
+
+    async def test_it_does_not_run_without_an_answer_a_span_or_a_request(
+        self, telemetry: Telemetry, nc: Client, js: JetStreamContext, unique: Unique
+    ):
+        hook, quiet, stream = Hook(), unique(), unique("stream")
+        telemetry.instrument(response_hook=hook, excluded_subjects=[quiet])
+
+        async def answer(msg: Any) -> None:
+            await msg.respond(b"pong")
+
+        await nc.subscribe(quiet, cb=answer)
+        await nc.request(quiet, timeout=5)
+        with pytest.raises(NoRespondersError):
+            await nc.request(unique())
+        await js.add_stream(name=stream, subjects=[stream])
+        await js.publish(stream)
+        assert hook.seen == []
+
+    async def test_what_it_does_there_is_a_call_of_the_programs(self, telemetry: Telemetry, nc: Client, unique: Unique):
+        tasks: list[asyncio.Task[None]] = []
+
+        def hook(span: trace.Span, message: Any) -> None:
+            tasks.append(asyncio.get_running_loop().create_task(nc.publish("answered")))
+
+        async def answer(msg: Any) -> None:
+            await msg.respond(b"pong")
+
+        telemetry.instrument(response_hook=hook)
+        subject = unique()
+        await nc.subscribe(subject, cb=answer)
+        await nc.request(subject, timeout=5)
+        await tasks[0]
+        assert_span(telemetry.span("publish answered"), parent=telemetry.span(f"request {subject}"))
+
+    @pytest.mark.parametrize("error", [ValueError("hook"), asyncio.CancelledError()], ids=["exception", "cancelled"])
+    async def test_one_that_raises_changes_nothing_and_is_logged_once(
+        self,
+        telemetry: Telemetry,
+        nc: Client,
+        unique: Unique,
+        faults_are_logged: None,
+        caplog: pytest.LogCaptureFixture,
+        error: BaseException,
+    ):
+        def hook(span: trace.Span, message: Any) -> None:
+            raise error
+
+        async def answer(msg: Any) -> None:
+            await nc.publish(msg.reply, headers={"Nats-Service-Error": "no", "Nats-Service-Error-Code": "7"})
+
+        telemetry.instrument(response_hook=hook)
+        subject = unique()
+        await nc.subscribe(subject, cb=answer)
+        for _ in range(2):
+            assert (await nc.request(subject, timeout=5)).data == b""
+        for request in telemetry.named(f"request {subject}"):
+            assert request.status.status_code is StatusCode.ERROR
+        assert fault_warnings(caplog) == [
+            "nats instrumentation: the response hook failed; messages go on, telemetry may be missing (logged once)"
+        ]
+
+
 async def outcome(exercise: Exercise, connect: Connect, name: str) -> Any:
     errors: list[Exception] = []
 
@@ -449,7 +530,7 @@ class TestHooksThatFail:
         def hook(span: trace.Span, message: Any) -> None:
             raise error
 
-        await changes_nothing(exercise, {"publish_hook": hook, "consume_hook": hook})
+        await changes_nothing(exercise, {"publish_hook": hook, "consume_hook": hook, "response_hook": hook})
 
     async def test_it_is_logged_once_with_its_name_and_stack_trace(
         self,
@@ -494,7 +575,7 @@ class TestHooksThatFail:
             await subscription.next_msg()
             assert trace.get_current_span() is ambient
 
-    @pytest.mark.parametrize("option", ["publish_hook", "consume_hook"])
+    @pytest.mark.parametrize("option", ["publish_hook", "consume_hook", "response_hook", "should_trace"])
     async def test_what_is_no_hook_is_warned_about_and_not_called(
         self, telemetry: Telemetry, nc: Client, unique: Unique, caplog: pytest.LogCaptureFixture, option: str
     ):

@@ -29,7 +29,7 @@ STOREYS = (
         "_texts",
         "_tokens",
     ),
-    ("_faults",),
+    ("_faults", "_expected"),
     ("_values", "_learning"),
     ("_options",),
     ("_attributes",),

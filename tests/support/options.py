@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Callable
 from typing import Any
 
+from opentelemetry.trace import StatusCode
 from support.otlp import OtlpReceiver, ReceivedSpan
 from support.processes import Finished
 
@@ -29,6 +30,7 @@ VARIABLES = {
     "headers_excluded": "OTEL_INSTRUMENTATION_MESSAGING_EXPERIMENTAL_HEADERS_EXCLUDED",
     "activate_next_msg": "OTEL_PYTHON_NATS_ACTIVATE_NEXT_MSG",
     "record_exception_messages": "OTEL_PYTHON_NATS_RECORD_EXCEPTION_MESSAGES",
+    "expected_errors": "OTEL_PYTHON_NATS_EXPECTED_ERRORS",
 }
 
 ALL_OPTIONS: dict[str, Any] = {
@@ -42,6 +44,7 @@ ALL_OPTIONS: dict[str, Any] = {
     "headers_excluded": ["x-private"],
     "activate_next_msg": True,
     "record_exception_messages": False,
+    "expected_errors": ["NotFoundError", "nats.errors.TimeoutError"],
 }
 """The options that `PROGRAM` is made for."""
 
@@ -56,6 +59,7 @@ OPPOSITES: dict[str, Any] = {
     "headers_excluded": ["x-own"],
     "activate_next_msg": False,
     "record_exception_messages": True,
+    "expected_errors": ["NoRespondersError"],
 }
 """Other values for all of them, with each of which something is different."""
 
@@ -102,6 +106,15 @@ PROGRAM = textwrap.dedent(
         try:
             await nc.request("app.nobody")
         except nats.errors.NoRespondersError:
+            pass
+
+        async def ignore(msg):
+            pass
+
+        await nc.subscribe("app.mute", cb=ignore)
+        try:
+            await nc.request("app.mute", timeout=0.01)
+        except nats.errors.TimeoutError:
             pass
 
         subscription = await nc.subscribe("app.first")
@@ -186,6 +199,11 @@ def check_program(program: Finished, otlp: OtlpReceiver, options: dict[str, Any]
     assert request and request.attributes["error.type"] == "nats.errors.NoRespondersError"
     if (request.description == "") != ("record_exception_messages" in options):
         wrong.append("record_exception_messages")
+
+    mute = one("request app.mute")
+    assert mute and mute.attributes["error.type"] == "nats.errors.TimeoutError"
+    if (mute.status is StatusCode.UNSET) != ("expected_errors" in options) or request.status is not StatusCode.ERROR:
+        wrong.append("expected_errors")
 
     receive, second = one("receive app.first"), one("publish app.second")
     assert receive and second

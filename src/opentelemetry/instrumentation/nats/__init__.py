@@ -51,6 +51,7 @@ from opentelemetry.instrumentation.nats._options import (
     NatsConfiguration,
     OutgoingMessage,
     PublishHook,
+    ResponseHook,
     ShouldTrace,
     read_options,
 )
@@ -75,6 +76,7 @@ __all__ = [
     "NatsInstrumentor",
     "OutgoingMessage",
     "PublishHook",
+    "ResponseHook",
     "ShouldTrace",
     "message_context",
     "process_message",

@@ -253,11 +253,14 @@ class Recorded:
         Returns:
             `error.type`.
         """
-        failure = error if isinstance(error, Failure) else self.prototype.telemetry.classify(error)
+        telemetry = self.prototype.telemetry
+        failure = error if isinstance(error, Failure) else telemetry.classify(error)
         span = self.span
         if span.is_recording():
             span.set_attribute(ERROR_TYPE, failure.error_type)
-            texts = self.prototype.telemetry.records_texts
+            if failure.accepted or telemetry.options.expected_errors.have(failure.error_type):
+                return failure.error_type
+            texts = telemetry.records_texts
             span.set_status(Status(StatusCode.ERROR, failure.description if texts else None))
             if not failure.expected and isinstance(error, BaseException):
                 # Not by `record_exception`, which writes whatever the exception quotes.

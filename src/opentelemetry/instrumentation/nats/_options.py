@@ -11,9 +11,11 @@ from dataclasses import dataclass, fields
 from fnmatch import translate
 from typing import Any, NamedTuple, Protocol, TypedDict, cast
 
+from opentelemetry.instrumentation.nats._expected import ExpectedErrors
 from opentelemetry.instrumentation.nats._subjects import SubjectPatterns
 from opentelemetry.instrumentation.nats._values import (
     read_count,
+    read_errors,
     read_flag,
     read_hook,
     read_patterns,
@@ -25,6 +27,7 @@ from opentelemetry.instrumentation.nats.environment_variables import (
     OTEL_INSTRUMENTATION_MESSAGING_EXPERIMENTAL_HEADERS_INCLUDED,
     OTEL_PYTHON_NATS_ACTIVATE_NEXT_MSG,
     OTEL_PYTHON_NATS_EXCLUDED_SUBJECTS,
+    OTEL_PYTHON_NATS_EXPECTED_ERRORS,
     OTEL_PYTHON_NATS_INCLUDED_SUBJECTS,
     OTEL_PYTHON_NATS_PROPAGATION_EXCLUDED_SUBJECTS,
     OTEL_PYTHON_NATS_RECORD_EXCEPTION_MESSAGES,
@@ -82,6 +85,18 @@ class ConsumeHook(Protocol):
         """
 
 
+class ResponseHook(Protocol):
+    """Called for every answer to a request, before the application sees it, with the request's span current."""
+
+    def __call__(self, span: Span, message: Any, /) -> None:
+        """Looks at the answer and may set attributes on the span.
+
+        Args:
+            span: The recording span of the request.
+            message: The answer, a `nats.aio.msg.Msg`.
+        """
+
+
 class ShouldTrace(Protocol):
     """Asked before each operation whether it is to be traced and measured."""
 
@@ -108,6 +123,7 @@ class InstrumentOptions(TypedDict, total=False):
     publish_hook: PublishHook | None
     consume_hook: ConsumeHook | None
     use_span_links: bool
+    response_hook: ResponseHook | None
     should_trace: ShouldTrace | None
     included_subjects: Iterable[str]
     excluded_subjects: Iterable[str]
@@ -118,6 +134,7 @@ class InstrumentOptions(TypedDict, total=False):
     headers_excluded: Iterable[str]
     activate_next_msg: bool
     record_exception_messages: bool
+    expected_errors: Iterable[type[BaseException] | str]
 
 
 @dataclass(init=False, repr=False, eq=False)  # each function that it writes takes time at import
@@ -140,6 +157,7 @@ class NatsConfiguration:
     headers_excluded: list[str] | None = None
     activate_next_msg: bool | None = None
     record_exception_messages: bool | None = None
+    expected_errors: list[str] | None = None
 
     def __init__(self, **options: Any) -> None:
         known = {field.name for field in fields(self)}
@@ -182,6 +200,7 @@ class Options(NamedTuple):
     publish_hook: PublishHook | None
     consume_hook: ConsumeHook | None
     use_span_links: bool
+    response_hook: ResponseHook | None
     should_trace: ShouldTrace | None
     included_subjects: SubjectPatterns
     excluded_subjects: SubjectPatterns
@@ -191,6 +210,7 @@ class Options(NamedTuple):
     headers: HeaderSelection
     activate_next_msg: bool
     record_exception_messages: bool
+    expected_errors: ExpectedErrors
 
     @property
     def by_subject(self) -> bool:
@@ -215,6 +235,7 @@ def read_options(given: Mapping[str, Any]) -> Options:
         publish_hook=cast("PublishHook | None", read_hook(given, "publish_hook")),
         consume_hook=cast("ConsumeHook | None", read_hook(given, "consume_hook")),
         use_span_links=read_flag(given, "use_span_links", OTEL_PYTHON_NATS_USE_SPAN_LINKS),
+        response_hook=cast("ResponseHook | None", read_hook(given, "response_hook")),
         should_trace=cast("ShouldTrace | None", read_hook(given, "should_trace")),
         included_subjects=read_patterns(given, "included_subjects", OTEL_PYTHON_NATS_INCLUDED_SUBJECTS),
         excluded_subjects=read_patterns(given, "excluded_subjects", OTEL_PYTHON_NATS_EXCLUDED_SUBJECTS),
@@ -231,6 +252,7 @@ def read_options(given: Mapping[str, Any]) -> Options:
         record_exception_messages=read_flag(
             given, "record_exception_messages", OTEL_PYTHON_NATS_RECORD_EXCEPTION_MESSAGES, default=True
         ),
+        expected_errors=read_errors(given, "expected_errors", OTEL_PYTHON_NATS_EXPECTED_ERRORS),
     )
 
 

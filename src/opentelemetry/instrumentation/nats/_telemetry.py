@@ -36,11 +36,13 @@ class Failure(NamedTuple):
         error_type: `error.type`.
         expected: Whether it is an outcome that the protocol provides for: no stack trace is recorded.
         description: The span status's description.
+        accepted: Whether the user calls it expected: the span is not marked as failed.
     """
 
     error_type: str
     expected: bool
     description: str
+    accepted: bool = False
 
 
 class Telemetry:
@@ -59,6 +61,7 @@ class Telemetry:
         naming: The names of destinations.
         metrics: The instruments.
         tracer: The tracer.
+        classify: Says what an exception means.
         captures_headers: Whether the user wants headers recorded.
         records_texts: Whether spans have the texts of exceptions and error answers, besides their types.
         originals: What nats-py itself has in the place of each of our functions.
@@ -76,7 +79,8 @@ class Telemetry:
         self.options = options
         self.captures_headers = bool(options.headers)
         self.records_texts = options.record_exception_messages
-        self.classify = classify
+        self.classify = self._classify if options.expected_errors else classify
+        self._classified = classify
         self.naming = Naming(options)
         self.metrics = Metrics(meter_provider, SCOPE, __version__, SCHEMA_URL)
         self.tracer = trace.get_tracer(SCOPE, __version__, tracer_provider, schema_url=SCHEMA_URL)
@@ -85,6 +89,10 @@ class Telemetry:
         self._tracing = not isinstance(self.tracer, trace.ProxyTracer | trace.NoOpTracer)
         self._tracing_later = isinstance(self.tracer, trace.ProxyTracer)
         self.listening = self._tracing or self.metrics.on
+
+    def _classify(self, error: BaseException) -> Failure:
+        failure = self._classified(error)
+        return failure._replace(accepted=self.options.expected_errors.have(failure.error_type, error))
 
     def idle(self) -> bool:
         """Tells whether nobody listens: no tracer or meter provider is set (yet), or we are uninstrumented."""

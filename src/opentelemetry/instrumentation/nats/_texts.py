@@ -187,7 +187,11 @@ def message_of(error: BaseException) -> str:
 
 def type_of(error: BaseException) -> str:
     """Returns the canonical name of an exception's class."""
-    cls = type(error)
+    return name_of_class(type(error))
+
+
+def name_of_class(cls: type) -> str:
+    """Returns the canonical name of a class: with its module, but for the builtins."""
     return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
 
 

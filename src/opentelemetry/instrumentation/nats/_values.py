@@ -15,6 +15,7 @@ from logging import getLogger
 from os import environ
 from typing import Any
 
+from opentelemetry.instrumentation.nats._expected import ExpectedErrors
 from opentelemetry.instrumentation.nats._subjects import SubjectPatterns
 
 _logger = getLogger(__name__)
@@ -119,6 +120,27 @@ def read_patterns(given: Mapping[str, Any], name: str, variable: str) -> Subject
         else:
             good.append(pattern)
     return SubjectPatterns(good)
+
+
+def read_errors(given: Mapping[str, Any], name: str, variable: str) -> ExpectedErrors:
+    """Reads classes of exceptions, and names; the good ones of them hold."""
+    value = given.get(name)
+    if value is None:
+        return ExpectedErrors(_split(environ.get(variable, "")))
+    if isinstance(value, str):
+        return ExpectedErrors(_split(value))
+    try:
+        errors = [value] if isinstance(value, type) else list(value)
+    except TypeError:
+        errors = [value]
+    good = [error for error in errors if isinstance(error, str) or _is_exception(error)]
+    if len(good) != len(errors):
+        _warn(name, value, "a list of classes of exceptions or their names", "what is one in it")
+    return ExpectedErrors(good)
+
+
+def _is_exception(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, BaseException)
 
 
 def warn_unknown(name: str) -> None:

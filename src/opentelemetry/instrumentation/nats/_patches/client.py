@@ -16,6 +16,7 @@ from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._calls import Call, outside
 from opentelemetry.instrumentation.nats._contexts import ambient, context_of_failure
 from opentelemetry.instrumentation.nats._faults import FAULTS
+from opentelemetry.instrumentation.nats._hooks import run_hook
 from opentelemetry.instrumentation.nats._observing import Observed
 from opentelemetry.instrumentation.nats._operations import PROCESS, REQUEST, Operation
 from opentelemetry.instrumentation.nats._patches import _nats
@@ -137,6 +138,9 @@ def _request_answer(answer: Any, request: Send) -> Failure | None:
     span.set_attribute(names.RESPONSE_BODY_SIZE, len(answer.data))
     if request.reply:
         span.set_attribute(messaging.MESSAGING_MESSAGE_CONVERSATION_ID, request.reply)
+    hook = request.prototype.telemetry.options.response_hook
+    if hook is not None and span.is_recording():
+        run_hook("the response hook", hook, span, request.context, answer)
     headers = answer.headers
     code = names.header(headers, names.SERVICE_ERROR_CODE_HEADER) if headers else None
     if code is None:

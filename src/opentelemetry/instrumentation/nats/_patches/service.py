@@ -72,7 +72,9 @@ def _explain(delivery: Delivery, error: BaseException) -> BaseException | Failur
     try:
         if isinstance(error, _SERVICE_ERRORS):
             refused: Any = error
-            return _service_error(delivery, refused.code, refused.description)
+            failure = _service_error(delivery, refused.code, refused.description)
+            expected = delivery.prototype.telemetry.options.expected_errors
+            return failure._replace(accepted=expected.have(failure.error_type, error))
         if isinstance(error, Exception):
             _service_error(delivery, _INTERNAL_ERROR, repr(error))
     except FAULTS:
