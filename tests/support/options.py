@@ -28,6 +28,7 @@ VARIABLES = {
     "subject_names": "OTEL_PYTHON_NATS_SUBJECT_NAMES",
     "headers_included": "OTEL_INSTRUMENTATION_MESSAGING_EXPERIMENTAL_HEADERS_INCLUDED",
     "headers_excluded": "OTEL_INSTRUMENTATION_MESSAGING_EXPERIMENTAL_HEADERS_EXCLUDED",
+    "baggage_keys": "OTEL_PYTHON_NATS_BAGGAGE_KEYS",
     "activate_next_msg": "OTEL_PYTHON_NATS_ACTIVATE_NEXT_MSG",
     "record_exception_messages": "OTEL_PYTHON_NATS_RECORD_EXCEPTION_MESSAGES",
     "expected_errors": "OTEL_PYTHON_NATS_EXPECTED_ERRORS",
@@ -42,6 +43,7 @@ ALL_OPTIONS: dict[str, Any] = {
     "subject_names": 10,
     "headers_included": ["x-*"],
     "headers_excluded": ["x-private"],
+    "baggage_keys": ["ten*"],
     "activate_next_msg": True,
     "record_exception_messages": False,
     "expected_errors": ["NotFoundError", "nats.errors.TimeoutError"],
@@ -57,6 +59,7 @@ OPPOSITES: dict[str, Any] = {
     "subject_names": 0,
     "headers_included": ["y-*"],
     "headers_excluded": ["x-own"],
+    "baggage_keys": ["region"],
     "activate_next_msg": False,
     "record_exception_messages": True,
     "expected_errors": ["NoRespondersError"],
@@ -72,6 +75,8 @@ PROGRAM = textwrap.dedent(
     import nats
 
     from opentelemetry import trace
+    from opentelemetry.baggage import set_baggage
+    from opentelemetry.context import Context, attach
 
     url, *keywords = sys.argv[1:]
     if keywords:
@@ -89,7 +94,9 @@ PROGRAM = textwrap.dedent(
             called.set()
 
         await nc.subscribe("app.linked", cb=callback)
+        attach(set_baggage("tenant", "acme", set_baggage("region", "eu")))
         await nc.publish("app.linked", headers={"X-Own": "1", "X-Private": "2"})
+        attach(Context())
         await called.wait()
 
         headers = {}
@@ -169,6 +176,10 @@ def check_program(program: Finished, otlp: OtlpReceiver, options: dict[str, Any]
         expected.discard("messaging.header.x-private")
     if captured != expected:
         wrong.append(f"headers_included or headers_excluded: {captured}")
+
+    captured = {key for key in process.attributes if key.startswith("baggage.")}
+    if captured != ({"baggage.tenant"} if "baggage_keys" in options else set()):
+        wrong.append(f"baggage_keys: {captured}")
 
     quiet, bare = otlp.named("ambient")
     published = one("publish app.quiet.one")

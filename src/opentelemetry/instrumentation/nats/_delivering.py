@@ -15,6 +15,7 @@ from opentelemetry.context import Context
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._arrived import Note, is_noted, note, note_of
 from opentelemetry.instrumentation.nats._attributes import Attributes
+from opentelemetry.instrumentation.nats._baggage import capture_baggage
 from opentelemetry.instrumentation.nats._contexts import Body, with_body, with_span
 from opentelemetry.instrumentation.nats._faults import FAULTS
 from opentelemetry.instrumentation.nats._holding import delivery_of, known, make_delivery
@@ -118,11 +119,13 @@ def start_process(
     try:
         telemetry = origin.connection.telemetry
         if not around:
-            delivery, context = deliver(message, origin, _NO_CONTEXT)
+            delivery, came = deliver(message, origin, _NO_CONTEXT)
+            context = came
         elif span_context(around) is None:
-            delivery, context = deliver(message, origin, around)
+            delivery, came = deliver(message, origin, around)
+            context = came
         else:
-            delivery, _ = deliver(message, origin, _NO_CONTEXT)
+            delivery, came = deliver(message, origin, _NO_CONTEXT)
             context = around
         ack = None
         if describe is not None:
@@ -141,6 +144,8 @@ def start_process(
                 body.context = context
             delivery.begin(prototype, INVALID_SPAN, context, False, body)
             return delivery
+        if telemetry.captures_baggage:
+            capture_baggage(telemetry.options.baggage_keys, all_attributes, came)
         creation = delivery.creation
         span = telemetry.tracer.start_span(
             prototype.span_name,

@@ -26,6 +26,7 @@ from opentelemetry.instrumentation.nats.environment_variables import (
     OTEL_INSTRUMENTATION_MESSAGING_EXPERIMENTAL_HEADERS_EXCLUDED,
     OTEL_INSTRUMENTATION_MESSAGING_EXPERIMENTAL_HEADERS_INCLUDED,
     OTEL_PYTHON_NATS_ACTIVATE_NEXT_MSG,
+    OTEL_PYTHON_NATS_BAGGAGE_KEYS,
     OTEL_PYTHON_NATS_EXCLUDED_SUBJECTS,
     OTEL_PYTHON_NATS_EXPECTED_ERRORS,
     OTEL_PYTHON_NATS_INCLUDED_SUBJECTS,
@@ -132,6 +133,7 @@ class InstrumentOptions(TypedDict, total=False):
     subject_names: int
     headers_included: Iterable[str]
     headers_excluded: Iterable[str]
+    baggage_keys: Iterable[str]
     activate_next_msg: bool
     record_exception_messages: bool
     expected_errors: Iterable[type[BaseException] | str]
@@ -155,6 +157,7 @@ class NatsConfiguration:
     subject_names: int | None = None
     headers_included: list[str] | None = None
     headers_excluded: list[str] | None = None
+    baggage_keys: list[str] | None = None
     activate_next_msg: bool | None = None
     record_exception_messages: bool | None = None
     expected_errors: list[str] | None = None
@@ -169,10 +172,10 @@ class NatsConfiguration:
 
 
 class HeaderSelection:
-    """Which message headers are recorded as attributes.
+    """Which message headers, or entries of baggage, are recorded as attributes.
 
     Args:
-        included: Globs of header names, compared without case.
+        included: Globs of names, compared without case.
         excluded: Globs that win over `included`.
     """
 
@@ -186,7 +189,7 @@ class HeaderSelection:
         return self._included is not None
 
     def selects(self, name: str) -> bool:
-        """Tells whether the header of this (lower-case) name is to be recorded."""
+        """Tells whether what has this (lower-case) name is to be recorded."""
         return (
             self._included is not None
             and self._included(name) is not None
@@ -208,6 +211,7 @@ class Options(NamedTuple):
     subject_templates: SubjectPatterns
     subject_names: int
     headers: HeaderSelection
+    baggage_keys: HeaderSelection
     activate_next_msg: bool
     record_exception_messages: bool
     expected_errors: ExpectedErrors
@@ -248,6 +252,7 @@ def read_options(given: Mapping[str, Any]) -> Options:
             read_strings(given, "headers_included", OTEL_INSTRUMENTATION_MESSAGING_EXPERIMENTAL_HEADERS_INCLUDED)[1],
             read_strings(given, "headers_excluded", OTEL_INSTRUMENTATION_MESSAGING_EXPERIMENTAL_HEADERS_EXCLUDED)[1],
         ),
+        baggage_keys=HeaderSelection(read_strings(given, "baggage_keys", OTEL_PYTHON_NATS_BAGGAGE_KEYS)[1], ()),
         activate_next_msg=read_flag(given, "activate_next_msg", OTEL_PYTHON_NATS_ACTIVATE_NEXT_MSG),
         record_exception_messages=read_flag(
             given, "record_exception_messages", OTEL_PYTHON_NATS_RECORD_EXCEPTION_MESSAGES, default=True

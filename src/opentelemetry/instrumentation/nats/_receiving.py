@@ -15,6 +15,7 @@ from opentelemetry.context import Context, attach, get_current
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._arrived import Note, note_all
 from opentelemetry.instrumentation.nats._attributes import AckSubject, Attributes
+from opentelemetry.instrumentation.nats._baggage import capture_baggage
 from opentelemetry.instrumentation.nats._contexts import ambient
 from opentelemetry.instrumentation.nats._delivering import Describe, deliver
 from opentelemetry.instrumentation.nats._faults import FAULTS
@@ -125,6 +126,8 @@ class Receive(Observed):
             if prototype.excluded:
                 return
             prototype.series.count += 1
+            if telemetry.captures_baggage:
+                capture_baggage(telemetry.options.baggage_keys, self.attributes, context)
             if not nested:
                 self.parent = context
                 # Its parent is younger than the wait. An hour of idleness is no part of the message's trace.
@@ -166,6 +169,8 @@ class Receive(Observed):
                 of_message: Attributes = {}
                 delivery.attributes = of_message
                 delivery.ack = ack = message_attributes(telemetry, of_message, message)
+                if telemetry.captures_baggage:
+                    capture_baggage(telemetry.options.baggage_keys, of_message, delivery.arrived)
                 if ack is not None:
                     acks.append(ack)
                 if delivery.creation is None:

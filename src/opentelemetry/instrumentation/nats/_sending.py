@@ -12,6 +12,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.instrumentation.nats import _faults, _headers
 from opentelemetry.instrumentation.nats._attributes import MESSAGE_ID_HEADER, Attributes, captured_headers, header
+from opentelemetry.instrumentation.nats._baggage import capture_baggage
 from opentelemetry.instrumentation.nats._calls import Call
 from opentelemetry.instrumentation.nats._faults import FAULTS
 from opentelemetry.instrumentation.nats._hooks import run_hook
@@ -83,6 +84,8 @@ class Send(Call, Recorded):
             else:
                 if chosen is not None:
                     kind, links = SpanKind.CLIENT, (Link(chosen),)
+        if telemetry.captures_baggage:
+            capture_baggage(telemetry.options.baggage_keys, attributes, parent)
         try:
             span = telemetry.tracer.start_span(prototype.span_name, parent, kind, attributes, links)
         except FAULTS:  # of a sampler, an id generator, a span processor

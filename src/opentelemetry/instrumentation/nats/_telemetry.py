@@ -63,6 +63,7 @@ class Telemetry:
         tracer: The tracer.
         classify: Says what an exception means.
         captures_headers: Whether the user wants headers recorded.
+        captures_baggage: Whether he wants baggage recorded.
         records_texts: Whether spans have the texts of exceptions and error answers, besides their types.
         originals: What nats-py itself has in the place of each of our functions.
         nowhere: The connection of what only stands for a client, once there is one.
@@ -78,6 +79,7 @@ class Telemetry:
         self.enabled = True
         self.options = options
         self.captures_headers = bool(options.headers)
+        self.captures_baggage = bool(options.baggage_keys)
         self.records_texts = options.record_exception_messages
         self.classify = self._classify if options.expected_errors else classify
         self._classified = classify
