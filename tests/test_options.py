@@ -1152,6 +1152,7 @@ class TestDocs:
             "`subject_names`",
             "`headers_included`, `headers_excluded`",
             "`publish_hook`, `consume_hook`",
+            "`propagation_only`",
         ],
     )
     async def test_each_option_has_these_spans(self, telemetry: Telemetry, nc: Client, title: str):

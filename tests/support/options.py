@@ -32,6 +32,7 @@ VARIABLES = {
     "activate_next_msg": "OTEL_PYTHON_NATS_ACTIVATE_NEXT_MSG",
     "record_exception_messages": "OTEL_PYTHON_NATS_RECORD_EXCEPTION_MESSAGES",
     "expected_errors": "OTEL_PYTHON_NATS_EXPECTED_ERRORS",
+    "propagation_only": "OTEL_PYTHON_NATS_PROPAGATION_ONLY",
 }
 
 ALL_OPTIONS: dict[str, Any] = {
@@ -47,6 +48,7 @@ ALL_OPTIONS: dict[str, Any] = {
     "activate_next_msg": True,
     "record_exception_messages": False,
     "expected_errors": ["NotFoundError", "nats.errors.TimeoutError"],
+    "propagation_only": False,
 }
 """The options that `PROGRAM` is made for."""
 
@@ -63,6 +65,7 @@ OPPOSITES: dict[str, Any] = {
     "activate_next_msg": False,
     "record_exception_messages": True,
     "expected_errors": ["NoRespondersError"],
+    "propagation_only": True,
 }
 """Other values for all of them, with each of which something is different."""
 

@@ -37,7 +37,7 @@ from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.context import Context, attach
+from opentelemetry.context import Context, attach, get_current
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._calls import own_mark
@@ -174,7 +174,16 @@ def process_message(msg: Any) -> Generator[Span]:
     telemetry = _active
     current = ambient()
     if telemetry is None or telemetry.idle() or suppressed(current):
-        yield INVALID_SPAN
+        if telemetry is None or not telemetry.options.propagation_only or suppressed(current):
+            yield INVALID_SPAN
+            return
+        previous = get_current()
+        if not get_current_span(current).get_span_context().is_valid:
+            attach(message_context(msg))
+        try:
+            yield get_current_span()
+        finally:
+            attach(previous)
         return
     body = Body(own_mark(), current)
     delivery = None

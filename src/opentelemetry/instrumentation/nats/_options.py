@@ -31,6 +31,7 @@ from opentelemetry.instrumentation.nats.environment_variables import (
     OTEL_PYTHON_NATS_EXPECTED_ERRORS,
     OTEL_PYTHON_NATS_INCLUDED_SUBJECTS,
     OTEL_PYTHON_NATS_PROPAGATION_EXCLUDED_SUBJECTS,
+    OTEL_PYTHON_NATS_PROPAGATION_ONLY,
     OTEL_PYTHON_NATS_RECORD_EXCEPTION_MESSAGES,
     OTEL_PYTHON_NATS_SUBJECT_NAMES,
     OTEL_PYTHON_NATS_SUBJECT_TEMPLATES,
@@ -137,6 +138,7 @@ class InstrumentOptions(TypedDict, total=False):
     activate_next_msg: bool
     record_exception_messages: bool
     expected_errors: Iterable[type[BaseException] | str]
+    propagation_only: bool
 
 
 @dataclass(init=False, repr=False, eq=False)  # each function that it writes takes time at import
@@ -161,6 +163,7 @@ class NatsConfiguration:
     activate_next_msg: bool | None = None
     record_exception_messages: bool | None = None
     expected_errors: list[str] | None = None
+    propagation_only: bool | None = None
 
     def __init__(self, **options: Any) -> None:
         known = {field.name for field in fields(self)}
@@ -215,6 +218,7 @@ class Options(NamedTuple):
     activate_next_msg: bool
     record_exception_messages: bool
     expected_errors: ExpectedErrors
+    propagation_only: bool
 
     @property
     def by_subject(self) -> bool:
@@ -258,6 +262,7 @@ def read_options(given: Mapping[str, Any]) -> Options:
             given, "record_exception_messages", OTEL_PYTHON_NATS_RECORD_EXCEPTION_MESSAGES, default=True
         ),
         expected_errors=read_errors(given, "expected_errors", OTEL_PYTHON_NATS_EXPECTED_ERRORS),
+        propagation_only=read_flag(given, "propagation_only", OTEL_PYTHON_NATS_PROPAGATION_ONLY),
     )
 
 

@@ -19,7 +19,7 @@ from opentelemetry.instrumentation.nats._naming import Naming
 from opentelemetry.instrumentation.nats._options import Options
 from opentelemetry.instrumentation.nats._providers import no_meter_provider, no_tracer_provider
 from opentelemetry.instrumentation.nats.version import __version__
-from opentelemetry.metrics import MeterProvider
+from opentelemetry.metrics import MeterProvider, NoOpMeterProvider
 from opentelemetry.trace import TracerProvider
 
 SCOPE = "opentelemetry.instrumentation.nats"
@@ -84,6 +84,9 @@ class Telemetry:
         self.classify = self._classify if options.expected_errors else classify
         self._classified = classify
         self.naming = Naming(options)
+        if options.propagation_only:
+            # As without an SDK: nobody ever listens.
+            tracer_provider, meter_provider = trace.NoOpTracerProvider(), NoOpMeterProvider()
         self.metrics = Metrics(meter_provider, SCOPE, __version__, SCHEMA_URL)
         self.tracer = trace.get_tracer(SCOPE, __version__, tracer_provider, schema_url=SCHEMA_URL)
         self.originals: dict[Any, Any] = {}
@@ -101,7 +104,7 @@ class Telemetry:
         if self.listening:
             return False
         no_tracing = no_tracer_provider()
-        if not self.enabled or (no_tracing and no_meter_provider()):
+        if not self.enabled or self.options.propagation_only or (no_tracing and no_meter_provider()):
             return True
         if self._tracing_later and not no_tracing:  # set after us
             self._tracing_later = False

@@ -34,6 +34,13 @@ Comma-separated NATS patterns of subjects whose messages are sent exactly as the
 headers. Default: none.
 """
 
+OTEL_PYTHON_NATS_PROPAGATION_ONLY = "OTEL_PYTHON_NATS_PROPAGATION_ONLY"
+"""
+.. envvar:: OTEL_PYTHON_NATS_PROPAGATION_ONLY
+
+`true`: no spans and no metrics; the context that is current, or that came with a message, travels. Default: `false`.
+"""
+
 OTEL_PYTHON_NATS_SUBJECT_TEMPLATES = "OTEL_PYTHON_NATS_SUBJECT_TEMPLATES"
 """
 .. envvar:: OTEL_PYTHON_NATS_SUBJECT_TEMPLATES

@@ -63,7 +63,7 @@ def trace_handler(
         if message is None:
             return await handler(argument)
         if not telemetry.listening and telemetry.idle():
-            if telemetry.enabled and message.headers:
+            if telemetry.enabled and (message.headers or telemetry.options.propagation_only):
                 return await _carry(handler, argument, message.headers)
             return await handler(argument)
         previous = get_current()
@@ -104,6 +104,8 @@ def trace_handler(
 async def _carry(handler: Handler, argument: Any, headers: Any) -> Any:
     """Without an SDK there are no spans, but a trace that others record still passes through."""
     previous = get_current()
+    if suppressed(previous):
+        return await handler(argument)
     try:
         attach(extract(headers, Context()))
     except FAULTS:
