@@ -45,6 +45,9 @@ def run_with_file(tmp_path: Path, nats_server: NatsServer, otlp: OtlpReceiver) -
             "file_format": "1.0",
             "resource": {"attributes": [{"name": "service.name", "value": "program"}]},
             "propagator": {"composite": [{"tracecontext": {}}, {"baggage": {}}]},
+            "meter_provider": {
+                "readers": [{"periodic": {"exporter": {"otlp_http": {"endpoint": "${OTLP_ENDPOINT}/v1/metrics"}}}}]
+            },
             "tracer_provider": {
                 "processors": [
                     {"simple": {"exporter": {"otlp_http": {"endpoint": "${OTLP_ENDPOINT}/v1/traces"}}}},

@@ -33,6 +33,7 @@ VARIABLES = {
     "record_exception_messages": "OTEL_PYTHON_NATS_RECORD_EXCEPTION_MESSAGES",
     "expected_errors": "OTEL_PYTHON_NATS_EXPECTED_ERRORS",
     "propagation_only": "OTEL_PYTHON_NATS_PROPAGATION_ONLY",
+    "record_body_sizes": "OTEL_PYTHON_NATS_RECORD_BODY_SIZES",
 }
 
 ALL_OPTIONS: dict[str, Any] = {
@@ -49,6 +50,7 @@ ALL_OPTIONS: dict[str, Any] = {
     "record_exception_messages": False,
     "expected_errors": ["NotFoundError", "nats.errors.TimeoutError"],
     "propagation_only": False,
+    "record_body_sizes": True,
 }
 """The options that `PROGRAM` is made for."""
 
@@ -66,6 +68,7 @@ OPPOSITES: dict[str, Any] = {
     "record_exception_messages": True,
     "expected_errors": ["NoRespondersError"],
     "propagation_only": True,
+    "record_body_sizes": False,
 }
 """Other values for all of them, with each of which something is different."""
 
@@ -218,6 +221,10 @@ def check_program(program: Finished, otlp: OtlpReceiver, options: dict[str, Any]
     assert mute and mute.attributes["error.type"] == "nats.errors.TimeoutError"
     if (mute.status is StatusCode.UNSET) != ("expected_errors" in options) or request.status is not StatusCode.ERROR:
         wrong.append("expected_errors")
+
+    sizes = [metric for metric in otlp.metrics if metric.name == "messaging.client.message.body.size"]
+    if bool(sizes) != ("record_body_sizes" in options):
+        wrong.append("record_body_sizes")
 
     receive, second = one("receive app.first"), one("publish app.second")
     assert receive and second

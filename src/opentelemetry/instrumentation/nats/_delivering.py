@@ -159,6 +159,8 @@ def start_process(
             prototype.series.count += 1
             if ack is not None:
                 count_deliveries(origin, (ack,), context)
+            if telemetry.metrics.sizes and describe is None:
+                telemetry.metrics.record_size(len(message.data), prototype.series, context)
         if ack is None and describe is None and message.reply and not origin.connection.is_inbox(message.reply):
             # The requester's inbox prefix is not ours: only this tells that a publish to it is the reply.
             context = context_api.set_value(_HANDLED_REPLY, message.reply, context)

@@ -14,7 +14,9 @@ from typing import Any
 from weakref import ref
 
 from opentelemetry import metrics as metrics_api
-from opentelemetry.instrumentation.nats import _providers
+from opentelemetry.context import Context
+from opentelemetry.instrumentation.nats import _faults, _providers
+from opentelemetry.instrumentation.nats._faults import FAULTS
 from opentelemetry.instrumentation.nats._readings import ClientReadings, Readings
 from opentelemetry.instrumentation.nats._series import (
     ASYNC_ERRORS,
@@ -30,6 +32,7 @@ from opentelemetry.instrumentation.nats._series import (
     REDELIVERIES,
     SENT_BYTES,
     SUBSCRIPTIONS,
+    Series,
 )
 from opentelemetry.metrics import Meter, MeterProvider, NoOpMeter, NoOpMeterProvider
 from opentelemetry.semconv._incubating.metrics.messaging_metrics import (
@@ -38,6 +41,9 @@ from opentelemetry.semconv._incubating.metrics.messaging_metrics import (
     MESSAGING_CLIENT_SENT_MESSAGES,
     MESSAGING_PROCESS_DURATION,
 )
+
+BODY_SIZE = "messaging.client.message.body.size"
+SIZE_BUCKETS = (0, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304)
 
 DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
 
@@ -61,14 +67,18 @@ class Metrics:
         name: The instrumentation scope's name.
         version: Version of this package.
         schema_url: Schema URL of the conventions.
+        sizes: Whether the sizes of bodies are recorded.
 
     Attributes:
         on: Whether there is a provider that does something with what is recorded.
         waiting: Whether there may still be one: the global one is not set yet.
         bounds: The bounds of series.
+        sizes: Whether the sizes of bodies are recorded, if anything is.
     """
 
-    def __init__(self, meter_provider: MeterProvider | None, name: str, version: str, schema_url: str) -> None:
+    def __init__(
+        self, meter_provider: MeterProvider | None, name: str, version: str, schema_url: str, sizes: bool = False
+    ) -> None:
         meter = metrics_api.get_meter(name, version, meter_provider=meter_provider, schema_url=schema_url)
         self.on = meter_provider is not None and not isinstance(meter_provider, NoOpMeterProvider)
         self.waiting = meter_provider is None
@@ -92,6 +102,14 @@ class Metrics:
             description="Time from storage in the stream to delivery to the application.",
             explicit_bucket_boundaries_advisory=DURATION_BUCKETS,
         )
+        self.sizes = sizes
+        if sizes:
+            self._body_size = meter.create_histogram(
+                BODY_SIZE,
+                unit="By",
+                description="Size of the body of messages sent and consumed.",
+                explicit_bucket_boundaries_advisory=SIZE_BUCKETS,
+            )
         self._readings = _readings_of(meter_provider, meter)
         self.bounds = self._readings.bounds
         self.resolve()
@@ -104,6 +122,20 @@ class Metrics:
                 self.waiting = False
                 self.on = not isinstance(provider, NoOpMeterProvider)
         return self.on
+
+    def record_size(self, size: int, series: Series, context: Context) -> None:
+        """Records the size of a body, where `sizes` are.
+
+        Args:
+            size: The size in bytes.
+            series: The metrics of the operation on its message.
+            context: The context with the operation's span.
+        """
+        if self.on or self.resolve():
+            try:
+                self._body_size.record(size, series.attributes, context)
+            except FAULTS:
+                _faults.report("recording the size of a message")
 
     def register(self, readings: ClientReadings, client: Any) -> None:
         """Reads a client at every collection from now on, and keeps its counts when it is gone."""

@@ -32,6 +32,7 @@ from opentelemetry.instrumentation.nats.environment_variables import (
     OTEL_PYTHON_NATS_INCLUDED_SUBJECTS,
     OTEL_PYTHON_NATS_PROPAGATION_EXCLUDED_SUBJECTS,
     OTEL_PYTHON_NATS_PROPAGATION_ONLY,
+    OTEL_PYTHON_NATS_RECORD_BODY_SIZES,
     OTEL_PYTHON_NATS_RECORD_EXCEPTION_MESSAGES,
     OTEL_PYTHON_NATS_SUBJECT_NAMES,
     OTEL_PYTHON_NATS_SUBJECT_TEMPLATES,
@@ -139,6 +140,7 @@ class InstrumentOptions(TypedDict, total=False):
     record_exception_messages: bool
     expected_errors: Iterable[type[BaseException] | str]
     propagation_only: bool
+    record_body_sizes: bool
 
 
 @dataclass(init=False, repr=False, eq=False)  # each function that it writes takes time at import
@@ -164,6 +166,7 @@ class NatsConfiguration:
     record_exception_messages: bool | None = None
     expected_errors: list[str] | None = None
     propagation_only: bool | None = None
+    record_body_sizes: bool | None = None
 
     def __init__(self, **options: Any) -> None:
         known = {field.name for field in fields(self)}
@@ -219,6 +222,7 @@ class Options(NamedTuple):
     record_exception_messages: bool
     expected_errors: ExpectedErrors
     propagation_only: bool
+    record_body_sizes: bool
 
     @property
     def by_subject(self) -> bool:
@@ -263,6 +267,7 @@ def read_options(given: Mapping[str, Any]) -> Options:
         ),
         expected_errors=read_errors(given, "expected_errors", OTEL_PYTHON_NATS_EXPECTED_ERRORS),
         propagation_only=read_flag(given, "propagation_only", OTEL_PYTHON_NATS_PROPAGATION_ONLY),
+        record_body_sizes=read_flag(given, "record_body_sizes", OTEL_PYTHON_NATS_RECORD_BODY_SIZES),
     )
 
 

@@ -135,6 +135,10 @@ class Receive(Observed):
             creation = delivery.creation
             span = self.end(None, () if creation is None else (Link(creation),), (message,))
             delivery.span_context = span.get_span_context()
+            if telemetry.metrics.sizes and describe is None:
+                telemetry.metrics.record_size(
+                    len(message.data), prototype.series, trace.set_span_in_context(span, self.parent)
+                )
             if ack is not None:
                 count_deliveries(origin, (ack,), trace.set_span_in_context(span, self.parent))
             if telemetry.options.activate_next_msg and not nested:
@@ -184,6 +188,11 @@ class Receive(Observed):
             prototype.series.count += len(told)
             self.attributes[messaging.MESSAGING_BATCH_MESSAGE_COUNT] = len(told)
             span = self.end(None, links, told)
+            if telemetry.metrics.sizes:
+                for message in told:
+                    telemetry.metrics.record_size(
+                        len(message.data), prototype.series, trace.set_span_in_context(span, self.parent)
+                    )
             if acks:
                 count_deliveries(origin, acks, trace.set_span_in_context(span, self.parent))
             # The batch's span is in no message's trace; only a message without one has nothing better.

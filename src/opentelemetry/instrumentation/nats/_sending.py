@@ -92,6 +92,8 @@ class Send(Call, Recorded):
             _faults.report("starting a span")
             span = INVALID_SPAN
         send = Send(prototype, span, trace.set_span_in_context(span, parent))
+        if telemetry.metrics.sizes and payload is not None and _BODY_SIZE in attributes:
+            telemetry.metrics.record_size(len(payload), prototype.series, send.context)
         if links is not None or not prototype.carries_context:
             send.injects = False
         return send

@@ -87,7 +87,7 @@ class Telemetry:
         if options.propagation_only:
             # As without an SDK: nobody ever listens.
             tracer_provider, meter_provider = trace.NoOpTracerProvider(), NoOpMeterProvider()
-        self.metrics = Metrics(meter_provider, SCOPE, __version__, SCHEMA_URL)
+        self.metrics = Metrics(meter_provider, SCOPE, __version__, SCHEMA_URL, options.record_body_sizes)
         self.tracer = trace.get_tracer(SCOPE, __version__, tracer_provider, schema_url=SCHEMA_URL)
         self.originals: dict[Any, Any] = {}
         self.nowhere: object = None
