@@ -119,6 +119,21 @@ def settlement_attributes(
         attributes.update(own)
 
 
+MAX_DELIVERIES_REACHED = "messaging.nats.jetstream.max_deliveries_reached"
+
+
+def mark_last_delivery(origin: Origin, attributes: Attributes, ack: AckSubject) -> None:
+    """Says of a message that the consumer does not deliver it again, where that is known.
+
+    Args:
+        origin: Where it came from; its consumer has a maximum.
+        attributes: Those of its span, or of a link to it.
+        ack: What its acknowledgement subject says.
+    """
+    if ack.delivery_count >= origin.max_deliver:
+        attributes[MAX_DELIVERIES_REACHED] = True
+
+
 def count_deliveries(origin: Origin, acks: Sequence[AckSubject], context: Context) -> None:
     """Records the delivery of JetStream messages to the application.
 
@@ -141,6 +156,8 @@ def count_deliveries(origin: Origin, acks: Sequence[AckSubject], context: Contex
             _faults.report("recording a delivery")
         if count > 1:
             series.redeliveries += 1
+        if origin.max_deliver:
+            series.dead_letters = (series.dead_letters or 0) + (count >= origin.max_deliver)
         if origin.consumer and series.one:
             series.pending = pending
             series.seen_at = now

@@ -22,6 +22,7 @@ from opentelemetry.instrumentation.nats._series import (
     ASYNC_ERRORS,
     CONNECTIONS,
     CONSUMER_PENDING,
+    DEAD_LETTERS,
     DELIVERY_LATENCY,
     DROPPED,
     PENDING_BYTES,
@@ -56,6 +57,7 @@ _COUNTERS = (
     (DROPPED, "{message}", "Messages dropped because a subscription's queue was full (slow consumer)."),
     (ASYNC_ERRORS, "{error}", "Errors that reached the client's error callback."),
     (REDELIVERIES, "{message}", "Deliveries of messages that had been delivered before."),
+    (DEAD_LETTERS, "{message}", "Last deliveries of messages: the consumer's maximum is reached."),
 )
 
 

@@ -26,6 +26,7 @@ class Origin:
         internal: Whether nats-py made the subscription for itself.
         excluded: Whether the user excluded the bucket: no spans, no metrics.
         acknowledges: Whether each message of its consumer is to be acknowledged; None where that is not known (yet).
+        max_deliver: How often its consumer delivers a message at most; 0 where that is not known, or without end.
         asked: Of a bucket: what the user's predicate is to be asked about, if there is one.
     """
 
@@ -43,6 +44,7 @@ class Origin:
         "excluded",
         "group",
         "internal",
+        "max_deliver",
         "stream",
         "subject",
     )
@@ -60,6 +62,7 @@ class Origin:
         internal: bool = False,
         excluded: bool = False,
         acknowledges: bool | None = None,
+        max_deliver: int = 0,
         asked: str | None = None,
     ) -> None:
         self.connection = connection
@@ -72,6 +75,7 @@ class Origin:
         self.internal = internal
         self.excluded = excluded
         self.acknowledges = acknowledges
+        self.max_deliver = max_deliver
         self.asked = asked
         self._generation = connection.generation
         self._pattern = subject if not (bucket or stream) and has_wildcard(subject) else None

@@ -17,6 +17,7 @@ from opentelemetry.instrumentation.nats._attributes import CONNECTION_STATE, Att
 from opentelemetry.instrumentation.nats._bounds import Bounds
 from opentelemetry.instrumentation.nats._naming import Naming, add_name
 from opentelemetry.instrumentation.nats._series import (
+    DEAD_LETTERS,
     DELIVERY_LATENCY,
     RECEIVED_BYTES,
     RECONNECTS,
@@ -169,6 +170,8 @@ class ClientReadings:
             yield from series.readings()
         for delivered in list(self.jetstream.values()):
             yield REDELIVERIES, delivered.attributes, delivered.redeliveries
+            if delivered.dead_letters is not None:
+                yield DEAD_LETTERS, delivered.attributes, delivered.dead_letters
         yield from list(self._counts.values())
 
 

@@ -19,7 +19,7 @@ from opentelemetry.instrumentation.nats._baggage import capture_baggage
 from opentelemetry.instrumentation.nats._contexts import ambient
 from opentelemetry.instrumentation.nats._delivering import Describe, deliver
 from opentelemetry.instrumentation.nats._faults import FAULTS
-from opentelemetry.instrumentation.nats._messages import count_deliveries, message_attributes
+from opentelemetry.instrumentation.nats._messages import count_deliveries, mark_last_delivery, message_attributes
 from opentelemetry.instrumentation.nats._observing import Observed
 from opentelemetry.instrumentation.nats._operations import RECEIVE
 from opentelemetry.instrumentation.nats._origins import Origin
@@ -118,6 +118,8 @@ class Receive(Observed):
             if describe is None:
                 self.be(origin.prototype(RECEIVE, message.subject))
                 ack = message_attributes(telemetry, self.attributes, message)
+                if ack is not None and origin.max_deliver:
+                    mark_last_delivery(origin, self.attributes, ack)
             else:
                 self.be(origin.prototype(RECEIVE, origin.subject))
                 self.attributes.update(describe(message))
@@ -177,6 +179,8 @@ class Receive(Observed):
                     capture_baggage(telemetry.options.baggage_keys, of_message, delivery.arrived)
                 if ack is not None:
                     acks.append(ack)
+                    if origin.max_deliver:
+                        mark_last_delivery(origin, of_message, ack)
                 if delivery.creation is None:
                     untraced.append(delivery)
                 else:

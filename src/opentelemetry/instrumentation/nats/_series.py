@@ -28,6 +28,7 @@ PENDING_BYTES = "nats.client.pending.bytes"
 PROCESSING = "nats.client.processing.messages"
 DELIVERY_LATENCY = "nats.jetstream.delivery.latency"
 REDELIVERIES = "nats.jetstream.redeliveries"
+DEAD_LETTERS = "nats.jetstream.dead_letters"
 CONSUMER_PENDING = "nats.jetstream.consumer.pending"
 
 Reading = tuple[str, Attributes, int]
@@ -110,15 +111,17 @@ class JetStreamSeries:
         attributes: The metric attributes.
         one: Whether they are those of a single consumer.
         redeliveries: Deliveries so far with a delivery count above one.
+        dead_letters: Deliveries so far that were the last of their message; None where that can't be told.
         pending: The last number of pending messages seen.
         seen_at: When that was, in nanoseconds since the epoch; 0 before.
     """
 
-    __slots__ = ("attributes", "one", "pending", "redeliveries", "seen_at")
+    __slots__ = ("attributes", "dead_letters", "one", "pending", "redeliveries", "seen_at")
 
     def __init__(self, attributes: Attributes, one: bool) -> None:
         self.attributes = attributes
         self.one = one
         self.redeliveries = 0
+        self.dead_letters: int | None = None
         self.pending = 0
         self.seen_at = 0

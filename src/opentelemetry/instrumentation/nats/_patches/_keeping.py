@@ -107,6 +107,7 @@ def origin_of(telemetry: Telemetry, core: Any) -> Origin:
         group=_nats.queue_of(core),
         internal=internal,
         acknowledges=_nats.acknowledges_of(core),
+        max_deliver=_nats.max_deliver_of(core),
     )
     keep_origin(core, origin)
     return origin

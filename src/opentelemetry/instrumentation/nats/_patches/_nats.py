@@ -247,6 +247,22 @@ def acknowledges(config: object) -> bool:
     return policy is None or getattr(policy, "value", policy) == "explicit"
 
 
+def max_deliver(config: object) -> int:
+    """Returns how often a consumer delivers a message at most; 0 for without end.
+
+    Args:
+        config: The consumer's configuration; None for the default.
+    """
+    most = getattr(config, "max_deliver", None)
+    return most if isinstance(most, int) and most > 0 else 0
+
+
+def max_deliver_of(subscription: object) -> int:
+    """Tells the same of a core subscription (`_jsi`), as far as nats-py keeps the configuration."""
+    stream = _read(subscription, "_jsi", None, "spans of messages of push consumers end with the handler")
+    return 0 if stream is None else max_deliver(getattr(stream, "_ccreq", None))
+
+
 def acknowledges_of(subscription: object) -> bool:
     """Tells the same of a core subscription (`_jsi`): only those of a stream's messages are. Without it: none is."""
     stream = _read(subscription, "_jsi", None, "spans of messages of push consumers end with the handler")

@@ -135,6 +135,7 @@ def _push_origin(connection: Connection, get: Callable[[str], Any]) -> Origin:
         group=queue or getattr(config, "deliver_group", None),
         consumer=durable,
         acknowledges=not get("ordered_consumer") and _nats.acknowledges(config),
+        max_deliver=_nats.max_deliver(config),
     )
 
 
@@ -148,11 +149,19 @@ def _push_bind_origin(connection: Connection, get: Callable[[str], Any]) -> Orig
         consumer=getattr(config, "durable_name", None),
         stream=not subject,
         acknowledges=_nats.acknowledges(config),
+        max_deliver=_nats.max_deliver(config),
     )
 
 
 def _pull_origin(connection: Connection, get: Callable[[str], Any]) -> Origin:
-    return Origin(connection, get("subject"), consumer=get("durable"), acknowledges=_nats.acknowledges(get("config")))
+    config = get("config")
+    return Origin(
+        connection,
+        get("subject"),
+        consumer=get("durable"),
+        acknowledges=_nats.acknowledges(config),
+        max_deliver=_nats.max_deliver(config),
+    )
 
 
 def _pull_bind_origin(connection: Connection, get: Callable[[str], Any]) -> Origin:

@@ -95,11 +95,12 @@ async def _note_stored(call: Call, original: Any, self: object, /, *args: object
 
 
 async def _note_policy(call: Call, original: Any, self: object, /, *args: object, **kwargs: object) -> Any:
-    """Runs `consumer_info` inside of a subscribe: notes how the messages of the consumer are acknowledged."""
+    """Runs `consumer_info` inside of a subscribe: notes how its messages are acknowledged, how often delivered."""
     info = await original(self, *args, **kwargs)
     try:
         if call.origin is not None:
             call.origin.acknowledges = _nats.acknowledges(info.config)
+            call.origin.max_deliver = _nats.max_deliver(info.config)
     except FAULTS:
         _faults.report("reading a consumer's configuration")
     return info
