@@ -69,7 +69,15 @@ async def nothing(msg: Msg) -> None:
 
 def test_every_option_but_hooks_and_providers_has_a_variable_and_a_place_in_a_file():
     options = set(InstrumentOptions.__annotations__)
-    objects = {"tracer_provider", "meter_provider", "publish_hook", "consume_hook", "response_hook", "should_trace"}
+    objects = {
+        "tracer_provider",
+        "meter_provider",
+        "logger_provider",
+        "publish_hook",
+        "consume_hook",
+        "response_hook",
+        "should_trace",
+    }
     assert set(NatsConfiguration.__annotations__) == options - objects == set(VARIABLES)
     names = {value for name, value in vars(environment_variables).items() if name.startswith("OTEL_")}
     assert names == set(VARIABLES.values())

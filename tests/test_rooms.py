@@ -33,7 +33,7 @@ STOREYS = (
     ("_values", "_learning"),
     ("_options",),
     ("_attributes",),
-    ("_naming", "_bounds", "_baggage"),
+    ("_naming", "_bounds", "_baggage", "_logs"),
     ("_propagation", "_series", "_splitting"),
     ("_arrived",),
     ("_headers",),

@@ -116,7 +116,8 @@ class NatsInstrumentor(BaseInstrumentor):
 
             tracer_provider = read_provider(kwargs, "tracer_provider", "get_tracer")
             meter_provider = read_provider(kwargs, "meter_provider", "get_meter")
-            telemetry = Telemetry(tracer_provider, meter_provider, read_options(kwargs), classify)
+            logger_provider = read_provider(kwargs, "logger_provider", "get_logger")
+            telemetry = Telemetry(tracer_provider, meter_provider, read_options(kwargs), classify, logger_provider)
             self._patches = Patches(telemetry)
             _active = telemetry
         except FAULTS:

@@ -265,7 +265,9 @@ class Recorded:
             if not failure.expected and isinstance(error, BaseException):
                 # Not by `record_exception`, which writes whatever the exception quotes.
                 described = exception_attributes(error) if texts else {EXCEPTION_TYPE: type_of(error)}
-                span.add_event("exception", described)
+                logs = telemetry.exceptions
+                if not logs.emit(self.prototype.operation.type, described, span) or logs.duplicates:
+                    span.add_event("exception", described)
         return failure.error_type
 
     def finish(self, error: BaseException | Failure | None) -> None:

@@ -123,6 +123,7 @@ class InstrumentOptions(TypedDict, total=False):
 
     tracer_provider: TracerProvider | None
     meter_provider: MeterProvider | None
+    logger_provider: Any
     publish_hook: PublishHook | None
     consume_hook: ConsumeHook | None
     use_span_links: bool

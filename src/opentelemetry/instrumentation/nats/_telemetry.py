@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from opentelemetry import trace
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._faults import FAULTS
+from opentelemetry.instrumentation.nats._logs import ExceptionLogs
 from opentelemetry.instrumentation.nats._metrics import Metrics
 from opentelemetry.instrumentation.nats._naming import Naming
 from opentelemetry.instrumentation.nats._options import Options
@@ -53,6 +54,7 @@ class Telemetry:
         meter_provider: The same for metrics.
         options: The options.
         classify: Says what an exception means; raised by nats-py, it has to be a module that imports it.
+        logger_provider: As the others, for exceptions as log records.
 
     Attributes:
         enabled: Whether nats-py is still instrumented.
@@ -62,6 +64,7 @@ class Telemetry:
         metrics: The instruments.
         tracer: The tracer.
         classify: Says what an exception means.
+        exceptions: Where exceptions are recorded.
         captures_headers: Whether the user wants headers recorded.
         captures_baggage: Whether he wants baggage recorded.
         records_texts: Whether spans have the texts of exceptions and error answers, besides their types.
@@ -75,6 +78,7 @@ class Telemetry:
         meter_provider: MeterProvider | None,
         options: Options,
         classify: Callable[[BaseException], Failure],
+        logger_provider: Any = None,
     ) -> None:
         self.enabled = True
         self.options = options
@@ -89,6 +93,7 @@ class Telemetry:
             tracer_provider, meter_provider = trace.NoOpTracerProvider(), NoOpMeterProvider()
         self.metrics = Metrics(meter_provider, SCOPE, __version__, SCHEMA_URL, options.record_body_sizes)
         self.tracer = trace.get_tracer(SCOPE, __version__, tracer_provider, schema_url=SCHEMA_URL)
+        self.exceptions = ExceptionLogs(logger_provider, SCOPE, __version__, SCHEMA_URL)
         self.originals: dict[Any, Any] = {}
         self.nowhere: object = None
         self._tracing = not isinstance(self.tracer, trace.ProxyTracer | trace.NoOpTracer)
