@@ -248,11 +248,7 @@ def acknowledges(config: object) -> bool:
 
 
 def max_deliver(config: object) -> int:
-    """Returns how often a consumer delivers a message at most; 0 for without end.
-
-    Args:
-        config: The consumer's configuration; None for the default.
-    """
+    """Returns how often a consumer of this configuration delivers a message at most; 0 for without end."""
     most = getattr(config, "max_deliver", None)
     return most if isinstance(most, int) and most > 0 else 0
 
