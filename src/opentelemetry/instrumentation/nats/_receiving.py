@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from time import time_ns
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context, attach, get_current
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._arrived import Note, note_all
-from opentelemetry.instrumentation.nats._attributes import AckSubject, Attributes
+from opentelemetry.instrumentation.nats._attributes import parse_ack_subject
 from opentelemetry.instrumentation.nats._contexts import ambient
 from opentelemetry.instrumentation.nats._delivering import Describe, deliver
 from opentelemetry.instrumentation.nats._faults import FAULTS
@@ -150,37 +151,28 @@ class Receive(Observed):
             prototype = self.prototype
             if prototype.excluded:
                 return
-            links: list[Link] = []
-            untraced: list[Delivery] = []
-            acks: list[AckSubject] = []
+            deliveries: list[tuple[Delivery, Any]] = []
             notes: list[Note] = []
             naming = telemetry.naming
             excludes = naming.excludes
             for message in messages:
                 delivery, delivery.arrived = deliver(message, origin, _NO_CONTEXT, notes)
-                if excludes and naming.excluded(message.subject):
-                    continue
-                of_message: Attributes = {}
-                delivery.attributes = of_message
-                delivery.ack = ack = message_attributes(telemetry, of_message, message)
-                if ack is not None:
-                    acks.append(ack)
-                if delivery.creation is None:
-                    untraced.append(delivery)
-                else:
-                    links.append(Link(delivery.creation, of_message))
+                if not (excludes and naming.excluded(message.subject)):
+                    deliveries.append((delivery, message))
             note_all(notes)
-            told = [each for each in messages if not naming.excluded(each.subject)] if excludes else messages
-            if not told:
+            if not deliveries:
                 return
-            prototype.series.count += len(told)
-            self.attributes[messaging.MESSAGING_BATCH_MESSAGE_COUNT] = len(told)
-            span = self.end(None, links, told)
-            if acks:
+            prototype.series.count += len(deliveries)
+            self.attributes[messaging.MESSAGING_BATCH_MESSAGE_COUNT] = len(deliveries)
+            told = [message for _, message in deliveries] if excludes else messages
+            span = self.end(None, (), told, partial(_link_publishers, telemetry, deliveries))
+            if telemetry.metrics.on:
+                acks = [ack for each in deliveries if (ack := each[0].ack or parse_ack_subject(each[1].reply))]
                 count_deliveries(origin, acks, trace.set_span_in_context(span, self.parent))
             # The batch's span is in no message's trace; only a message without one has nothing better.
-            for delivery in untraced:
-                delivery.span_context = span.get_span_context()
+            for delivery, _ in deliveries:
+                if delivery.creation is None:
+                    delivery.span_context = span.get_span_context()
         except FAULTS:
             _faults.report("recording a receive")
 
@@ -191,6 +183,16 @@ class Receive(Observed):
             self.nothing(failure)
         except FAULTS:
             _faults.report("recording a receive")
+
+
+def _link_publishers(telemetry: Telemetry, deliveries: Sequence[tuple[Delivery, Any]], span: Span) -> None:
+    add_link = span.add_link
+    for delivery, message in deliveries:
+        delivery.attributes = attributes = {}
+        delivery.ack = message_attributes(telemetry, attributes, message)
+        creation = delivery.creation
+        if creation is not None:
+            add_link(creation, attributes)
 
 
 class Fetch(Receive):
