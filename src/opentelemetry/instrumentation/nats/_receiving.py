@@ -152,6 +152,7 @@ class Receive(Observed):
             if prototype.excluded:
                 return
             deliveries: list[tuple[Delivery, Any]] = []
+            untraced: list[Delivery] = []
             notes: list[Note] = []
             naming = telemetry.naming
             excludes = naming.excludes
@@ -159,6 +160,8 @@ class Receive(Observed):
                 delivery, delivery.arrived = deliver(message, origin, _NO_CONTEXT, notes)
                 if not (excludes and naming.excluded(message.subject)):
                     deliveries.append((delivery, message))
+                    if delivery.creation is None:
+                        untraced.append(delivery)
             note_all(notes)
             if not deliveries:
                 return
@@ -170,9 +173,8 @@ class Receive(Observed):
                 acks = [ack for each in deliveries if (ack := each[0].ack or parse_ack_subject(each[1].reply))]
                 count_deliveries(origin, acks, trace.set_span_in_context(span, self.parent))
             # The batch's span is in no message's trace; only a message without one has nothing better.
-            for delivery, _ in deliveries:
-                if delivery.creation is None:
-                    delivery.span_context = span.get_span_context()
+            for delivery in untraced:
+                delivery.span_context = span.get_span_context()
         except FAULTS:
             _faults.report("recording a receive")
 
