@@ -14,11 +14,11 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from row import PAYLOAD, RoundTrips, Row, metric_attributes, span_attributes
 from sender import frames
-from variants import BARE, METRICS, METRICS_FLOOR, Floor
+from variants import BARE, METRICS, METRICS_FLOOR, NO_SDK_FLOOR, VARIANTS, Floor
 
 from opentelemetry.context import Context, attach, detach
 from opentelemetry.propagate import extract, inject
-from opentelemetry.trace import Link, SpanKind, get_current_span, set_span_in_context
+from opentelemetry.trace import Link, NoOpTracer, SpanKind, get_current_span, set_span_in_context
 from support.waiting import eventually, flush
 
 SUBJECT = "benchmark.orders.created"
@@ -71,7 +71,7 @@ class Request(RoundTrips):
     async def open(self) -> None:
         self.subject = await self.bench.responder()
 
-    async def prepare(self, count: int, floor: Floor | None, sampled: bool) -> None:
+    async def prepare(self, count: int, floor: Floor | None, sampled: int) -> None:
         self._attributes = span_attributes(self.nc, "request", "send", self.subject)
         self._labels = metric_attributes(self._attributes)
         # What nats-py makes inside, and does not tell: one as long.
@@ -114,6 +114,17 @@ def process_floor(
     name = f"process {SUBJECT}"
     labels = metric_attributes(attributes, operation_type=False)
 
+    async def carry(message: Msg) -> None:
+        """Without an SDK: the trace of others goes on."""
+        token = attach(extract(message.headers, Context()))
+        try:
+            await handler(message)
+        finally:
+            detach(token)
+
+    if isinstance(tracer, NoOpTracer):
+        return carry
+
     async def process(message: Msg) -> None:
         started = perf_counter_ns()
         context = Context()
@@ -151,8 +162,9 @@ class Callback(Row):
     name = "callback"
     operations = 400
     headers = True
+    variants = (*VARIANTS, NO_SDK_FLOOR)
 
-    async def prepare(self, count: int, floor: Floor | None, sampled: bool) -> None:
+    async def prepare(self, count: int, floor: Floor | None, sampled: int) -> None:
         self._gate: asyncio.Future[None] = asyncio.Future()
         self._reached: asyncio.Future[None] = asyncio.Future()
         self._left = 1
@@ -191,6 +203,7 @@ class CallbackWithoutHeaders(Callback):
 
     name = "callback-plain"
     headers = False
+    variants = VARIANTS
 
 
 class Burst(Callback):
@@ -212,7 +225,7 @@ class _Queued(Row):
     operations = 300
     subscription: Subscription
 
-    async def prepare(self, count: int, floor: Floor | None, sampled: bool) -> None:
+    async def prepare(self, count: int, floor: Floor | None, sampled: int) -> None:
         self.subscription = await self.nc.subscribe(SUBJECT)
         await flush(self.nc)
         self.bench.sender.send(frames(SUBJECT, PAYLOAD, count, sampled=sampled))

@@ -13,7 +13,7 @@ from nats.js.errors import NotFoundError
 from nats.js.kv import KeyValue
 from row import PAYLOAD, RoundTrips, Row, metric_attributes, span_attributes
 from sender import frames, traceparent
-from variants import Floor
+from variants import MIXED, RECORDING, SAMPLED_OUT, Floor
 
 from opentelemetry.context import Context, attach, detach
 from opentelemetry.propagate import extract, inject
@@ -39,7 +39,7 @@ class JetStreamPublish(RoundTrips):
             name="BENCHMARK-STORED", subjects=[self._SUBJECT], storage=StorageType.MEMORY, max_msgs=1000
         )
 
-    async def prepare(self, count: int, floor: Floor | None, sampled: bool) -> None:
+    async def prepare(self, count: int, floor: Floor | None, sampled: int) -> None:
         self._attributes = span_attributes(self.nc, "publish", "send", self._SUBJECT)
         self._labels = metric_attributes(self._attributes)
 
@@ -83,7 +83,7 @@ class Fetch(Row):
 
     async def open(self) -> None:
         self._js = self.nc.jetstream()
-        for sampled in (True, False):
+        for sampled in (RECORDING.sampled, SAMPLED_OUT.sampled, MIXED.sampled):
             stored = BATCH * 2 * BATCHES
             stream, subject = _stored(sampled)
             try:
@@ -94,7 +94,7 @@ class Fetch(Row):
             while (await self._js.stream_info(stream)).state.messages < stored:
                 pass
 
-    async def prepare(self, count: int, floor: Floor | None, sampled: bool) -> None:
+    async def prepare(self, count: int, floor: Floor | None, sampled: int) -> None:
         self.stream, self.subject = _stored(sampled)
         self.subscription = await self._js.pull_subscribe(
             self.subject,
@@ -214,9 +214,9 @@ class _FetchFloor:
         return messages
 
 
-def _stored(sampled: bool) -> tuple[str, str]:
-    """Stream and subject of the messages to fetch."""
-    return ("BENCHMARK", "benchmark.jobs.new") if sampled else ("BENCHMARK-UNSAMPLED", "benchmark.unsampled.new")
+def _stored(sampled: int) -> tuple[str, str]:
+    """Stream and subject of the messages to fetch, of whose publishers one in so many was sampled."""
+    return f"BENCHMARK-{sampled}", f"benchmark.jobs.new-{sampled}"
 
 
 def _message_attributes(message: Any) -> tuple[dict[str, Any], int]:
@@ -246,7 +246,7 @@ class _KeyValueRow(RoundTrips):
         self._js = self.nc.jetstream()
         self._kv = await self._js.create_key_value(bucket=self._BUCKET, storage=StorageType.MEMORY)
 
-    async def prepare(self, count: int, floor: Floor | None, sampled: bool) -> None:
+    async def prepare(self, count: int, floor: Floor | None, sampled: int) -> None:
         attributes = span_attributes(self.nc, self.name, self._TYPE, self._BUCKET)
         self._labels = metric_attributes(attributes)
         self._attributes = {**attributes, "messaging.nats.kv.operation": "put"}

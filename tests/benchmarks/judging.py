@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from itertools import chain
 from statistics import median
 
-from core_rows import Burst, CallbackWithoutHeaders, Publish
+from core_rows import Burst, Callback, CallbackWithoutHeaders, Publish
 from measuring import Cycle, Measurement
 from row import Row
 from variants import (
@@ -26,10 +26,13 @@ from variants import (
     METRICS,
     METRICS_FLOOR,
     NO_SDK,
+    NO_SDK_FLOOR,
     RECORDING,
     RECORDING_FLOOR,
     SAMPLED_OUT,
     SAMPLED_OUT_FLOOR,
+    SAMPLED_OUT_METRICS,
+    SAMPLED_OUT_METRICS_FLOOR,
     Variant,
 )
 
@@ -139,10 +142,13 @@ def judge(row: type[Row], measurement: Measurement) -> Iterator[Judgement]:
         gross = median(values) < limit / _GROSS
         yield Judgement(name, METRICS, "throughput / floor's", limit, values, gross, higher_is_better=True)
         return
-    yield ratio(METRICS, METRICS_FLOOR, 1.20)
-    yield ratio(RECORDING, RECORDING_FLOOR, 1.15)
+    yield ratio(METRICS, METRICS_FLOOR, 1.15)
+    yield ratio(RECORDING, RECORDING_FLOOR, 1.20)
+    yield ratio(SAMPLED_OUT_METRICS, SAMPLED_OUT_METRICS_FLOOR, 1.15)
+    yield ratio(SAMPLED_OUT, SAMPLED_OUT_FLOOR, 1.20)
     if row is Publish:
-        yield ratio(SAMPLED_OUT, SAMPLED_OUT_FLOOR, 1.25)
-        yield microseconds(NO_SDK, 1.0)
+        yield microseconds(NO_SDK, 0.5)
+    if row is Callback:
+        yield ratio(NO_SDK, NO_SDK_FLOOR, 1.20)
     if row is CallbackWithoutHeaders:
-        yield microseconds(NO_SDK, 1.5)
+        yield microseconds(NO_SDK, 0.7)

@@ -74,7 +74,7 @@ async def _telemetry(row: Row, variant: Variant, count: int) -> _Found:
     found = _Found(defaultdict(Counter), defaultdict(Counter))
     try:
         with providers.entered(variant) as floor:
-            await row.prepare(count, floor, True)
+            await row.prepare(count, floor, variant.sampled)
             token = attach(Context())
             exporter.clear()
             try:

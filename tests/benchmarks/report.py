@@ -15,7 +15,7 @@ from pathlib import Path
 from instructions import Ratios
 from judging import Judgement, added, cpu
 from measuring import Cycle, Measurement
-from variants import BARE, NO_SDK, PAIRS
+from variants import BARE, NO_SDK, NO_SDK_FLOOR, PAIRS
 
 BEGIN = "<!-- results: written by tests/benchmarks --report -->"
 END = "<!-- end of results -->"
@@ -30,8 +30,8 @@ def print_row(name: str, cycles: Sequence[Cycle]) -> None:
     print(f"  {BARE.name:20} {cpu(cycles, BARE):8.2f}")
     if NO_SDK in cycles[0]:
         print(f"  {NO_SDK.name:20} {cpu(cycles, NO_SDK):8.2f}  added {added(cycles, NO_SDK, BARE):8.2f}")
-    for variant, floor in PAIRS:
-        if variant not in cycles[0]:
+    for variant, floor in (*PAIRS, (NO_SDK, NO_SDK_FLOOR)):
+        if floor not in cycles[0]:
             continue
         ours, least = added(cycles, variant, floor), added(cycles, floor, floor)
         print(

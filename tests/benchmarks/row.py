@@ -47,13 +47,13 @@ class Row:
     async def open(self) -> None:
         """Prepares what all rounds share; nats-py is not instrumented."""
 
-    async def prepare(self, count: int, floor: Floor | None, sampled: bool) -> None:
+    async def prepare(self, count: int, floor: Floor | None, sampled: int) -> None:
         """Prepares a round, with its variant in effect; not timed.
 
         Args:
             count: How many operations the round will run.
             floor: What the floor needs, for rounds of the floor.
-            sampled: Whether the messages to receive come from sampled publishers.
+            sampled: One in so many of the messages to receive comes from a sampled publisher; 0 for none.
         """
 
     async def run(self, count: int, floor: Floor | None) -> None:

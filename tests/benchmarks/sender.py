@@ -36,7 +36,7 @@ class Sender:
         self._socket.close()
 
 
-def frames(subject: str, payload: bytes, count: int, *, headers: bool = True, sampled: bool = True) -> bytes:
+def frames(subject: str, payload: bytes, count: int, *, headers: bool = True, sampled: int = 1) -> bytes:
     """Makes messages as their publishers' instrumentation sends them, each in a trace of its own.
 
     Args:
@@ -44,13 +44,14 @@ def frames(subject: str, payload: bytes, count: int, *, headers: bool = True, sa
         payload: Their payload.
         count: How many.
         headers: Whether they have trace headers.
-        sampled: Whether their publishers' spans were sampled.
+        sampled: One in so many of their publishers' spans was sampled; 0 for none.
     """
     if not headers:
         return (f"PUB {subject} {len(payload)}\r\n".encode() + payload + b"\r\n") * count
     made: list[bytes] = []
     for number in range(count):
-        block = f"NATS/1.0\r\ntraceparent: {traceparent(number, sampled)}\r\n\r\n".encode()
+        context = traceparent(number, sampled > 0 and number % sampled == 0)
+        block = f"NATS/1.0\r\ntraceparent: {context}\r\n\r\n".encode()
         made.append(f"HPUB {subject} {len(block)} {len(block) + len(payload)}\r\n".encode() + block + payload + b"\r\n")
     return b"".join(made)
 

@@ -1,7 +1,7 @@
 # Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What is compared: nats-py alone, instrumented in four ways, and the floors written by hand.
+"""What is compared: nats-py alone, instrumented in six ways, and the floors written by hand.
 
 All of them run in one process, so a variant is entered before a round and left after it.
 """
@@ -11,16 +11,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
+from opentelemetry import trace
 from opentelemetry.instrumentation.nats import NatsInstrumentor
 from opentelemetry.sdk.metrics import Histogram, MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased
-from opentelemetry.trace import Tracer
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler, SamplingResult
+from opentelemetry.trace import NoOpTracerProvider, Tracer
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
 
@@ -37,7 +39,8 @@ class Variant:
         instrumented: Whether nats-py is instrumented.
         floor: Whether the telemetry is written by hand around nats-py.
         traces: Whether there is a tracer provider.
-        sampled: Whether it samples.
+        sampled: One operation in so many is sampled, and of received messages one in so many has a sampled publisher; 0
+            for none.
         metrics: Whether there is a meter provider.
     """
 
@@ -45,14 +48,21 @@ class Variant:
     instrumented: bool = True
     floor: bool = False
     traces: bool = True
-    sampled: bool = True
+    sampled: int = 1
     metrics: bool = False
 
 
 BARE = Variant("not instrumented", instrumented=False, traces=False)
 NO_SDK = Variant("no SDK", traces=False)
-SAMPLED_OUT = Variant("sampled out", sampled=False)
-SAMPLED_OUT_FLOOR = Variant("floor: sampled out", instrumented=False, floor=True, sampled=False)
+NO_SDK_FLOOR = Variant("floor: no SDK", instrumented=False, floor=True, traces=False)
+SAMPLED_OUT = Variant("sampled out", sampled=0)
+SAMPLED_OUT_FLOOR = Variant("floor: sampled out", instrumented=False, floor=True, sampled=0)
+SAMPLED_OUT_METRICS = Variant("sampled out + metrics", sampled=0, metrics=True)
+SAMPLED_OUT_METRICS_FLOOR = Variant(
+    "floor: sampled out + metrics", instrumented=False, floor=True, sampled=0, metrics=True
+)
+MIXED = Variant("10 % sampled + metrics", sampled=10, metrics=True)
+MIXED_FLOOR = Variant("floor: 10 % sampled + metrics", instrumented=False, floor=True, sampled=10, metrics=True)
 RECORDING = Variant("recording")
 RECORDING_FLOOR = Variant("floor: recording", instrumented=False, floor=True)
 METRICS = Variant("recording + metrics", metrics=True)
@@ -63,14 +73,25 @@ VARIANTS = (
     NO_SDK,
     SAMPLED_OUT,
     SAMPLED_OUT_FLOOR,
+    SAMPLED_OUT_METRICS,
+    SAMPLED_OUT_METRICS_FLOOR,
+    MIXED,
+    MIXED_FLOOR,
     RECORDING,
     RECORDING_FLOOR,
     METRICS,
     METRICS_FLOOR,
 )
+"""Those of most rows."""
 
-PAIRS = ((SAMPLED_OUT, SAMPLED_OUT_FLOOR), (RECORDING, RECORDING_FLOOR), (METRICS, METRICS_FLOOR))
-"""The variants that have a floor, each with its floor."""
+PAIRS = (
+    (SAMPLED_OUT, SAMPLED_OUT_FLOOR),
+    (SAMPLED_OUT_METRICS, SAMPLED_OUT_METRICS_FLOOR),
+    (MIXED, MIXED_FLOOR),
+    (RECORDING, RECORDING_FLOOR),
+    (METRICS, METRICS_FLOOR),
+)
+"""The variants that have a floor on every row, each with its floor."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +99,7 @@ class Floor:
     """What the floors use of the SDK.
 
     Attributes:
-        tracer: The tracer.
+        tracer: The tracer; one that does nothing without an SDK.
         operation_duration: The histogram; None without metrics, as the others are.
         process_duration: The histogram.
         delivery_latency: The histogram.
@@ -111,7 +132,9 @@ class Providers:
         self._recording = _tracer_provider(ParentBased(ALWAYS_ON))
         self._recording.add_span_processor(processor or BatchSpanProcessor(Discard(), max_queue_size=QUEUE_SIZE))
         self._sampled_out = _tracer_provider(ParentBased(ALWAYS_OFF))
-        self._sampled_out.add_span_processor(BatchSpanProcessor(Discard(), max_queue_size=QUEUE_SIZE))
+        self._mixed = _tracer_provider(ParentBased(OneIn(MIXED.sampled)))
+        for provider in (self._sampled_out, self._mixed):
+            provider.add_span_processor(BatchSpanProcessor(Discard(), max_queue_size=QUEUE_SIZE))
         self.reader: InMemoryMetricReader | None = None
         """The reader of the round, when it has metrics."""
 
@@ -126,7 +149,7 @@ class Providers:
         meter_provider = None
         self.reader = None
         if variant.traces:
-            options["tracer_provider"] = self._recording if variant.sampled else self._sampled_out
+            options["tracer_provider"] = self._of(variant)
         if variant.metrics:
             # A new one for every round: instruments made twice are reported, and kept.
             self.reader = InMemoryMetricReader()
@@ -134,7 +157,7 @@ class Providers:
             options["meter_provider"] = meter_provider
         try:
             if variant.floor:
-                yield _floor(options["tracer_provider"], meter_provider)
+                yield _floor(options.get("tracer_provider", NoOpTracerProvider()), meter_provider)
             elif variant.instrumented:
                 NatsInstrumentor().instrument(raise_exception_on_conflict=True, **options)
                 try:
@@ -147,21 +170,49 @@ class Providers:
             if meter_provider is not None:
                 meter_provider.shutdown()
 
+    def _of(self, variant: Variant) -> TracerProvider:
+        if variant.sampled == MIXED.sampled:
+            return self._mixed
+        return self._recording if variant.sampled else self._sampled_out
+
     def flush(self) -> None:
-        """Empties the batch processor."""
+        """Empties the batch processors."""
         self._recording.force_flush()
+        self._mixed.force_flush()
 
     def shutdown(self) -> None:
         """Ends the processors' threads."""
         self._recording.shutdown()
         self._sampled_out.shutdown()
+        self._mixed.shutdown()
 
 
-def _tracer_provider(sampler: ParentBased) -> TracerProvider:
+class OneIn(Sampler):
+    """Samples the first of every so many traces: the same share in every run, which chance would not give a short one.
+
+    Args:
+        every: How many.
+    """
+
+    def __init__(self, every: int) -> None:
+        self._numbers = count()
+        self._every = every
+
+    def should_sample(self, *args: Any, **kwargs: Any) -> SamplingResult:
+        """Decides about the next trace."""
+        sampler = ALWAYS_OFF if next(self._numbers) % self._every else ALWAYS_ON
+        return sampler.should_sample(*args, **kwargs)
+
+    def get_description(self) -> str:
+        """Says what it is."""
+        return f"one in {self._every}"
+
+
+def _tracer_provider(sampler: Sampler) -> TracerProvider:
     return TracerProvider(sampler, Resource.get_empty(), shutdown_on_exit=False)
 
 
-def _floor(tracer_provider: TracerProvider, meter_provider: MeterProvider | None) -> Floor:
+def _floor(tracer_provider: trace.TracerProvider, meter_provider: MeterProvider | None) -> Floor:
     tracer = tracer_provider.get_tracer("floor")
     if meter_provider is None:
         return Floor(tracer)

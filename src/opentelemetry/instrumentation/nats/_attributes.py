@@ -9,7 +9,8 @@ operation has, `nats.{...}` for what only a NATS client has.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from opentelemetry.instrumentation.nats import _texts
@@ -97,6 +98,10 @@ class AckSubject(NamedTuple):
     domain: str
 
 
+# Past the `__new__` that `NamedTuple` writes in Python, which takes 14 instructions for each message.
+_make_ack: Callable[[tuple[Any, ...]], AckSubject] = partial(tuple.__new__, AckSubject)
+
+
 def parse_ack_subject(reply: str | None) -> AckSubject | None:
     """Reads the reply subject of a JetStream message, in both of the server's forms (9 tokens; 11 or more).
 
@@ -112,11 +117,11 @@ def parse_ack_subject(reply: str | None) -> AckSubject | None:
         return None
     tokens = reply.split(".")
     domain = ""
-    if len(tokens) >= 11:
+    if len(tokens) != 9:
+        if len(tokens) < 11:
+            return None
         domain = "" if tokens[2] == "_" else tokens[2]
         del tokens[2:4]
-    elif len(tokens) != 9:
-        return None
     try:
         count, sequence, consumer_sequence, timestamp, pending = map(int, tokens[4:9])
     except ValueError:
@@ -124,7 +129,7 @@ def parse_ack_subject(reply: str | None) -> AckSubject | None:
     # All at once: whether one of them is negative or too large. Anybody may send a message with such a reply subject.
     if (count | sequence | consumer_sequence | timestamp | pending) >> _BITS:
         return None
-    return AckSubject(tokens[2], tokens[3], count, sequence, consumer_sequence, timestamp, pending, domain)
+    return _make_ack((tokens[2], tokens[3], count, sequence, consumer_sequence, timestamp, pending, domain))
 
 
 def header(headers: Mapping[str, Any] | None, name: str) -> str | None:

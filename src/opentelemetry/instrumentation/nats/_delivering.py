@@ -56,38 +56,39 @@ def deliver(message: Any, origin: Origin, base: Context, notes: list[Note] | Non
         The delivery, which is kept for as long as the message is alive, and the creation context with its baggage.
     """
     delivery = known(id(message))
-    if delivery is not None:
-        if delivery() is not message:
-            delivery = None
-        else:
-            delivery.origin = delivery.origin or origin
+    if delivery is not None and delivery() is not message:
+        delivery = None
     if origin.bucket:
         # An object's info has headers of its own, which are not those of the message that it was made of.
         headers = None if delivery is None else delivery.headers
     else:
         headers = message.headers
-    if delivery is not None and delivery.arrived is not None and not base:
-        context = delivery.arrived
-    else:
-        try:
-            context = extract(headers, base)
-        except FAULTS:
-            _faults.report("reading the context of a message")
-            context = base
+    context = base
+    if headers:
+        if delivery is not None and delivery.arrived is not None and not base:
+            context = delivery.arrived
+        else:
+            try:
+                context = extract(headers, base)
+            except FAULTS:
+                _faults.report("reading the context of a message")
     if delivery is None:
-        creation = None if context is base else span_context(context)
+        delivery = make_delivery(message)
+        delivery.origin = origin
         made: Note = None
         if headers:
+            creation = None if context is base else span_context(context)
             # As `note_of` says, without the time that calling it takes: most messages have one header.
             made = creation.span_id if creation is not None and len(headers) == 1 else note_of(headers, creation)
+            delivery.creation = creation
         if notes is None:
             note(made)
         else:
             notes.append(made)
-        delivery = make_delivery(message)
+        return delivery, context
+    if delivery.origin is None:
         delivery.origin = origin
-        delivery.creation = creation
-    elif delivery.creation is not None and not is_noted(delivery.creation.span_id):
+    if delivery.creation is not None and not is_noted(delivery.creation.span_id):
         # In another task than the one that received it: a worker's, with a queue.
         note(note_of(headers, delivery.creation))
     return delivery, context

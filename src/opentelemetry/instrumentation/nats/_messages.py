@@ -31,6 +31,12 @@ _DESTINATION = messaging.MESSAGING_DESTINATION_NAME
 _BODY_SIZE = messaging.MESSAGING_MESSAGE_BODY_SIZE
 _MESSAGE_ID = messaging.MESSAGING_MESSAGE_ID
 _SUBSCRIPTION = messaging.MESSAGING_DESTINATION_SUBSCRIPTION_NAME
+_STREAM = names.JETSTREAM_STREAM
+_CONSUMER = names.JETSTREAM_CONSUMER
+_SEQUENCE = names.JETSTREAM_SEQUENCE
+_CONSUMER_SEQUENCE = names.JETSTREAM_CONSUMER_SEQUENCE
+_DELIVERY_COUNT = names.JETSTREAM_DELIVERY_COUNT
+_PENDING = names.JETSTREAM_PENDING
 
 
 class Message(Protocol):
@@ -69,12 +75,12 @@ def message_attributes(telemetry: Telemetry, attributes: Attributes, message: Me
             stream, consumer, count, sequence, consumer_sequence, _, pending, _ = ack
             message_id = message_id or f"{stream}:{sequence}"
             attributes[_SUBSCRIPTION] = consumer
-            attributes[names.JETSTREAM_STREAM] = stream
-            attributes[names.JETSTREAM_CONSUMER] = consumer
-            attributes[names.JETSTREAM_SEQUENCE] = sequence
-            attributes[names.JETSTREAM_CONSUMER_SEQUENCE] = consumer_sequence
-            attributes[names.JETSTREAM_DELIVERY_COUNT] = count
-            attributes[names.JETSTREAM_PENDING] = pending
+            attributes[_STREAM] = stream
+            attributes[_CONSUMER] = consumer
+            attributes[_SEQUENCE] = sequence
+            attributes[_CONSUMER_SEQUENCE] = consumer_sequence
+            attributes[_DELIVERY_COUNT] = count
+            attributes[_PENDING] = pending
     if message_id is not None:
         attributes[_MESSAGE_ID] = message_id
     if telemetry.captures_headers and headers:

@@ -17,7 +17,6 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._arrived import note_read
-from opentelemetry.instrumentation.nats._attributes import Attributes
 from opentelemetry.instrumentation.nats._calls import Call
 from opentelemetry.instrumentation.nats._faults import FAULTS
 from opentelemetry.instrumentation.nats._hooks import run_consume_hook
@@ -25,7 +24,7 @@ from opentelemetry.instrumentation.nats._operations import Prototype, Recorded
 from opentelemetry.instrumentation.nats._propagation import extract
 from opentelemetry.instrumentation.nats._providers import span_context
 from opentelemetry.instrumentation.nats._telemetry import Failure
-from opentelemetry.trace import INVALID_SPAN, Link, Span
+from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanContext
 
 _NO_CONTEXT = Context()
 
@@ -105,12 +104,26 @@ class Observed(Call, Recorded):
             result: What it returned.
         """
         reading = self.reading
-        links = stored_links(self.stored) if reading.links and self.stored else ()
         consumed = reading.consumed
-        self.end(failure, links, () if consumed is None or result is None else consumed(result))
+        self.end(
+            failure,
+            (),
+            () if consumed is None or result is None else consumed(result),
+            self._link_writers if reading.links and self.stored else None,
+        )
+
+    def _link_writers(self, span: Span) -> None:
+        for headers, attributes in self.stored:
+            writer = writer_of(headers)
+            if writer is not None:
+                span.add_link(writer, attributes)
 
     def end(
-        self, error: BaseException | Failure | None = None, links: Sequence[Link] = (), messages: Sequence[Any] = ()
+        self,
+        error: BaseException | Failure | None = None,
+        links: Sequence[Link] = (),
+        messages: Sequence[Any] = (),
+        add_links: Callable[[Span], None] | None = None,
     ) -> Span:
         """Makes the span, records the metrics.
 
@@ -118,6 +131,7 @@ class Observed(Call, Recorded):
             error: What the operation failed with, if it did.
             links: The span's links.
             messages: What was received, for the user's hook.
+            add_links: Adds links that take long to find; not called where the span is not recorded.
 
         Returns:
             The span, ended; an invalid one after a fault.
@@ -131,6 +145,12 @@ class Observed(Call, Recorded):
         except FAULTS:
             _faults.report("starting a span")
             return INVALID_SPAN
+        if add_links is not None:
+            try:
+                if span.is_recording():
+                    add_links(span)
+            except FAULTS:
+                _faults.report("linking a span")
         shows = telemetry.options.consume_hook is not None
         if shows or telemetry.metrics.on:
             parent = trace.set_span_in_context(span, parent)
@@ -164,20 +184,21 @@ class Observed(Call, Recorded):
         return f"<call of {self.prototype.span_name!r}>"
 
 
-def stored_links(stored: Sequence[tuple[Any, Attributes | None]]) -> list[Link]:
-    """Makes the links from a read to the writers of what it read.
+def writer_of(headers: Any) -> SpanContext | None:
+    """Reads the context that a stored message was written in.
 
     Args:
-        stored: The headers of each message read, and the attributes of the link.
+        headers: The message's headers.
     """
-    links: list[Link] = []
-    for headers, attributes in stored:
-        try:
-            writer = span_context(extract(headers, _NO_CONTEXT))
-        except FAULTS:
-            _faults.report("reading the context of a stored message")
-            continue
-        if writer is not None:
-            note_read(writer.span_id)
-            links.append(Link(writer, attributes))
-    return links
+    try:
+        return span_context(extract(headers, _NO_CONTEXT))
+    except FAULTS:
+        _faults.report("reading the context of a stored message")
+        return None
+
+
+def note_writer(headers: Any) -> None:
+    """Notes whose context is in the headers of a stored message, which the program gets to see and may pass on."""
+    writer = writer_of(headers)
+    if writer is not None:
+        note_read(writer.span_id)

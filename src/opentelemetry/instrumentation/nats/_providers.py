@@ -15,6 +15,7 @@ import gc
 import itertools
 import sys
 from collections.abc import AsyncGenerator, Callable, Sequence
+from functools import partial
 from inspect import CO_ASYNC_GENERATOR
 from types import FrameType
 from typing import Any
@@ -43,19 +44,12 @@ _SUPPRESSED: str | None = getattr(context_api, "_SUPPRESS_INSTRUMENTATION_KEY", 
 _SUPPRESSED_PLAIN = "suppress_instrumentation"
 
 
-def no_tracer_provider() -> bool:
-    """Tells whether the global tracer provider is known not to be set yet."""
-    return _TRACING.get(_TRACER_PROVIDER, True) is None
+# No functions: each message asks, and to enter one takes as long as the question.
+global_tracer_provider: Callable[[], Any] = partial(_TRACING.get, _TRACER_PROVIDER, True)
+"""Returns the global tracer provider; None as long as there is none, True where that can't be told."""
 
-
-def no_meter_provider() -> bool:
-    """Tells whether the global meter provider is known not to be set yet."""
-    return _METRICS.get(_METER_PROVIDER, True) is None
-
-
-def global_meter_provider() -> Any:
-    """Returns the global meter provider; None as long as there is none, True where that can't be told."""
-    return _METRICS.get(_METER_PROVIDER, True)
+global_meter_provider: Callable[[], Any] = partial(_METRICS.get, _METER_PROVIDER, True)
+"""Returns the global meter provider; None as long as there is none, True where that can't be told."""
 
 
 def proxy_meter_provider() -> Any:

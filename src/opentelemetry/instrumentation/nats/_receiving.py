@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from time import time_ns
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context, attach, get_current
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._arrived import Note, note_all
-from opentelemetry.instrumentation.nats._attributes import AckSubject, Attributes
+from opentelemetry.instrumentation.nats._attributes import Attributes, parse_ack_subject
 from opentelemetry.instrumentation.nats._baggage import capture_baggage
 from opentelemetry.instrumentation.nats._contexts import ambient
 from opentelemetry.instrumentation.nats._delivering import Describe, deliver
@@ -159,45 +160,32 @@ class Receive(Observed):
             prototype = self.prototype
             if prototype.excluded:
                 return
-            links: list[Link] = []
+            deliveries: list[tuple[Delivery, Any]] = []
             untraced: list[Delivery] = []
-            acks: list[AckSubject] = []
             notes: list[Note] = []
             naming = telemetry.naming
             excludes = naming.excludes
-            kept: list[Any] = []
             for message in messages:
                 delivery, delivery.arrived = deliver(message, origin, _NO_CONTEXT, notes)
-                if excludes:
-                    if naming.leaves_out(RECEIVE.name, message.subject):
-                        continue
-                    kept.append(message)
-                of_message: Attributes = {}
-                delivery.attributes = of_message
-                delivery.ack = ack = message_attributes(telemetry, of_message, message)
-                if telemetry.captures_baggage:
-                    capture_baggage(telemetry.options.baggage_keys, of_message, delivery.arrived)
-                if ack is not None:
-                    acks.append(ack)
-                    if origin.max_deliver:
-                        mark_last_delivery(origin, of_message, ack)
+                if excludes and naming.leaves_out(RECEIVE.name, message.subject):
+                    continue
+                deliveries.append((delivery, message))
                 if delivery.creation is None:
                     untraced.append(delivery)
-                else:
-                    links.append(Link(delivery.creation, of_message))
             note_all(notes)
-            told = kept if excludes else messages
-            if not told:
+            if not deliveries:
                 return
-            prototype.series.count += len(told)
-            self.attributes[messaging.MESSAGING_BATCH_MESSAGE_COUNT] = len(told)
-            span = self.end(None, links, told)
+            prototype.series.count += len(deliveries)
+            self.attributes[messaging.MESSAGING_BATCH_MESSAGE_COUNT] = len(deliveries)
+            told = [message for _, message in deliveries] if excludes else messages
+            span = self.end(None, (), told, partial(_link_publishers, origin, deliveries))
             if telemetry.metrics.sizes:
                 for message in told:
                     telemetry.metrics.record_size(
                         len(message.data), prototype.series, trace.set_span_in_context(span, self.parent)
                     )
-            if acks:
+            if telemetry.metrics.on:
+                acks = [ack for each in deliveries if (ack := each[0].ack or parse_ack_subject(each[1].reply))]
                 count_deliveries(origin, acks, trace.set_span_in_context(span, self.parent))
             # The batch's span is in no message's trace; only a message without one has nothing better.
             for delivery in untraced:
@@ -212,6 +200,22 @@ class Receive(Observed):
             self.nothing(failure)
         except FAULTS:
             _faults.report("recording a receive")
+
+
+def _link_publishers(origin: Origin, deliveries: Sequence[tuple[Delivery, Any]], span: Span) -> None:
+    telemetry = origin.connection.telemetry
+    add_link = span.add_link
+    for delivery, message in deliveries:
+        attributes: Attributes = {}
+        delivery.attributes = attributes
+        delivery.ack = ack = message_attributes(telemetry, attributes, message)
+        if telemetry.captures_baggage and delivery.arrived is not None:
+            capture_baggage(telemetry.options.baggage_keys, attributes, delivery.arrived)
+        if ack is not None and origin.max_deliver:
+            mark_last_delivery(origin, attributes, ack)
+        creation = delivery.creation
+        if creation is not None:
+            add_link(creation, attributes)
 
 
 class Fetch(Receive):

@@ -18,7 +18,7 @@ from opentelemetry.instrumentation.nats._logs import ExceptionLogs
 from opentelemetry.instrumentation.nats._metrics import Metrics
 from opentelemetry.instrumentation.nats._naming import Naming
 from opentelemetry.instrumentation.nats._options import Options
-from opentelemetry.instrumentation.nats._providers import no_meter_provider, no_tracer_provider
+from opentelemetry.instrumentation.nats._providers import global_meter_provider, global_tracer_provider
 from opentelemetry.instrumentation.nats.version import __version__
 from opentelemetry.metrics import MeterProvider, NoOpMeterProvider
 from opentelemetry.trace import TracerProvider
@@ -108,8 +108,8 @@ class Telemetry:
         """Tells whether nobody listens: no tracer or meter provider is set (yet), or we are uninstrumented."""
         if self.listening:
             return False
-        no_tracing = no_tracer_provider()
-        if not self.enabled or self.options.propagation_only or (no_tracing and no_meter_provider()):
+        no_tracing = global_tracer_provider() is None
+        if (no_tracing and global_meter_provider() is None) or not self.enabled or self.options.propagation_only:
             return True
         if self._tracing_later and not no_tracing:  # set after us
             self._tracing_later = False

@@ -17,7 +17,7 @@ from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._delivering import Describe
 from opentelemetry.instrumentation.nats._faults import FAULTS
 from opentelemetry.instrumentation.nats._holding import make_delivery
-from opentelemetry.instrumentation.nats._observing import stored_links
+from opentelemetry.instrumentation.nats._observing import writer_of
 from opentelemetry.instrumentation.nats._origins import Origin
 from opentelemetry.instrumentation.nats._patches import _nats
 from opentelemetry.instrumentation.nats._patches._loops import MessageLoop
@@ -76,10 +76,9 @@ def _noting(telemetry: Telemetry, put: Callable[[Any], Any]) -> Callable[[Any], 
 def _note(item: Any, message: Any) -> None:
     try:
         headers = message.headers
-        links = stored_links([(headers, None)])
         delivery = make_delivery(item)
         delivery.headers = headers
-        delivery.creation = links[0].context if links else None
+        delivery.creation = writer_of(headers)
     except FAULTS:
         _faults.report("reading the context of an update")
 

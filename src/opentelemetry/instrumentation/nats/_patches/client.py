@@ -135,12 +135,13 @@ def _start_request(
 
 def _request_answer(answer: Any, request: Send) -> Failure | None:
     span = request.span
-    span.set_attribute(names.RESPONSE_BODY_SIZE, len(answer.data))
-    if request.reply:
-        span.set_attribute(messaging.MESSAGING_MESSAGE_CONVERSATION_ID, request.reply)
-    hook = request.prototype.telemetry.options.response_hook
-    if hook is not None and span.is_recording():
-        run_hook("the response hook", hook, span, request.context, answer)
+    if span.is_recording():
+        span.set_attribute(names.RESPONSE_BODY_SIZE, len(answer.data))
+        if request.reply:
+            span.set_attribute(messaging.MESSAGING_MESSAGE_CONVERSATION_ID, request.reply)
+        hook = request.prototype.telemetry.options.response_hook
+        if hook is not None:
+            run_hook("the response hook", hook, span, request.context, answer)
     headers = answer.headers
     code = names.header(headers, names.SERVICE_ERROR_CODE_HEADER) if headers else None
     if code is None:

@@ -60,6 +60,8 @@ def _start_publish(
 
 
 def _publish_answer(ack: Any, send: Send) -> None:
+    if not send.span.is_recording():
+        return
     attributes: Attributes = {names.JETSTREAM_STREAM: ack.stream, names.JETSTREAM_SEQUENCE: ack.seq}
     if not send.has_id:
         attributes[messaging.MESSAGING_MESSAGE_ID] = f"{ack.stream}:{ack.seq}"

@@ -13,7 +13,7 @@ from opentelemetry.instrumentation.nats import _attributes as names
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._calls import Call
 from opentelemetry.instrumentation.nats._faults import FAULTS
-from opentelemetry.instrumentation.nats._observing import Observed
+from opentelemetry.instrumentation.nats._observing import Observed, note_writer
 from opentelemetry.instrumentation.nats._operations import Operation
 from opentelemetry.instrumentation.nats._patches import _nats
 from opentelemetry.instrumentation.nats._patches._keeping import prototype_of
@@ -107,6 +107,7 @@ async def _note_policy(call: Call, original: Any, self: object, /, *args: object
 
 
 def _stored_answer(message: Any, call: Observed) -> None:
+    note_writer(message.headers)
     if not call.stored:  # by `get_last_msg`
         call.stored = ((message.headers, None),)
     attributes = call.attributes
