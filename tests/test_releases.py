@@ -31,7 +31,9 @@ def conditional_factors() -> set[str]:
 def run_by_ci() -> list[str]:
     """The environments that CI runs, the newest Python left out of their names."""
     text = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    return [re.sub(r"\$\(newest_python\)-?", "", name) for name in re.findall(r"^(?:tox|tests) \"?(\S+?)\"?$", text, re.M)]
+    return [
+        re.sub(r"\$\(newest_python\)-?", "", name) for name in re.findall(r"^(?:tox|tests) \"?(\S+?)\"?$", text, re.M)
+    ]
 
 
 CI_FACTORS = {factor for environment in run_by_ci() for factor in environment.split("-")}
