@@ -929,10 +929,10 @@ class TestBadValues:
 
 def used(telemetry: Telemetry) -> Any:
     """The options that are in effect."""
-    from opentelemetry.instrumentation import nats  # noqa: PLC0415
+    from opentelemetry.instrumentation.nats import _instrumentor  # noqa: PLC0415
 
-    assert nats._active is not None
-    return nats._active.options
+    assert _instrumentor._active is not None
+    return _instrumentor._active.options
 
 
 class TestPrecedence:

@@ -29,7 +29,7 @@ STOREYS = (
         "_texts",
         "_tokens",
     ),
-    ("_faults", "_expected"),
+    ("_floor", "_faults", "_expected"),
     ("_values", "_learning"),
     ("_options",),
     ("_attributes",),
@@ -58,6 +58,7 @@ STOREYS = (
     ("_patches.jetstream_subscriptions", "_patches.key_value", "_patches.service"),
     ("_patches.object_store",),
     ("_patches",),
+    ("_instrumentor",),
     ("",),
 )
 

@@ -1,7 +1,7 @@
 # Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The programs in scripts, to be tested like the rest."""
+"""The programs in docs/upstream, to be tested like the rest."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-FOLDER = Path(__file__).parents[2] / "scripts"
+FOLDER = Path(__file__).parents[2] / "docs" / "upstream"
 
 
 def load_script(name: str) -> Any:

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-FOLDER = Path(__file__).parents[1] / "docs" / "upstream" / "model"
+FOLDER = Path(__file__).parent / "model"
 
 LEVELS = ("required", "conditionally_required", "recommended", "opt_in")
 """Requirement levels, the strictest first."""
