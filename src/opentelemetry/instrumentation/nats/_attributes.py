@@ -99,7 +99,7 @@ class AckSubject(NamedTuple):
 
 
 # Past the `__new__` that `NamedTuple` writes in Python, which takes 14 instructions for each message.
-_make_ack: Callable[[tuple[Any, ...]], AckSubject] = partial(tuple.__new__, AckSubject)
+_make_ack: Callable[[tuple[Any, ...]], AckSubject] = partial(tuple.__new__, AckSubject)  # pyright: ignore[reportUnknownMemberType]
 
 
 def parse_ack_subject(reply: str | None) -> AckSubject | None:

@@ -15,7 +15,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context, attach, get_current
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._arrived import Note, note_all
-from opentelemetry.instrumentation.nats._attributes import parse_ack_subject
+from opentelemetry.instrumentation.nats._attributes import Attributes, parse_ack_subject
 from opentelemetry.instrumentation.nats._contexts import ambient
 from opentelemetry.instrumentation.nats._delivering import Describe, deliver
 from opentelemetry.instrumentation.nats._faults import FAULTS
@@ -190,7 +190,8 @@ class Receive(Observed):
 def _link_publishers(telemetry: Telemetry, deliveries: Sequence[tuple[Delivery, Any]], span: Span) -> None:
     add_link = span.add_link
     for delivery, message in deliveries:
-        delivery.attributes = attributes = {}
+        attributes: Attributes = {}
+        delivery.attributes = attributes
         delivery.ack = message_attributes(telemetry, attributes, message)
         creation = delivery.creation
         if creation is not None:
