@@ -132,7 +132,8 @@ class Providers:
         self._recording = _tracer_provider(ParentBased(ALWAYS_ON))
         self._recording.add_span_processor(processor or BatchSpanProcessor(Discard(), max_queue_size=QUEUE_SIZE))
         self._sampled_out = _tracer_provider(ParentBased(ALWAYS_OFF))
-        self._mixed = _tracer_provider(ParentBased(OneIn(MIXED.sampled)))
+        self._one_in = OneIn(MIXED.sampled)
+        self._mixed = _tracer_provider(ParentBased(self._one_in))
         for provider in (self._sampled_out, self._mixed):
             provider.add_span_processor(BatchSpanProcessor(Discard(), max_queue_size=QUEUE_SIZE))
         self.reader: InMemoryMetricReader | None = None
@@ -172,6 +173,7 @@ class Providers:
 
     def _of(self, variant: Variant) -> TracerProvider:
         if variant.sampled == MIXED.sampled:
+            self._one_in.restart()  # so that a variant and its floor sample the same operations
             return self._mixed
         return self._recording if variant.sampled else self._sampled_out
 
@@ -197,6 +199,10 @@ class OneIn(Sampler):
     def __init__(self, every: int) -> None:
         self._numbers = count()
         self._every = every
+
+    def restart(self) -> None:
+        """Begins to count anew."""
+        self._numbers = count()
 
     def should_sample(self, *args: Any, **kwargs: Any) -> SamplingResult:
         """Decides about the next trace."""
