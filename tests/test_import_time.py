@@ -14,7 +14,7 @@ from support.processes import run
 
 OWN_LIMIT = 13.0
 """Milliseconds, beside about 20 that OpenTelemetry's own `BaseInstrumentor` takes to import. How long that is depends
-on its releases and on what nats-py has imported already; the rest is ours. It was 10 before there were as many rooms."""
+on its releases and on what nats-py has imported already; the rest is ours. It was 10 with fewer rooms."""
 
 YARDSTICK_TIME = 14.0
 """Milliseconds: the limit is for a machine that imports some modules of the standard library in this time. Where that
