@@ -23,7 +23,7 @@ def workflow() -> dict[str, Any]:
 def test_publishing_needs_no_secret():
     text = (GITHUB / "workflows" / "release.yml").read_text(encoding="utf-8")
     assert "secrets." not in text
-    assert not re.search(r"password|token:", text.replace("id-token:", "").replace("instead of a password", ""))
+    assert not any("with" in step for step in workflow()["jobs"]["publish"]["steps"][1:])
 
 
 def test_only_the_job_that_publishes_may_identify_itself():
@@ -36,7 +36,7 @@ def test_only_the_job_that_publishes_may_identify_itself():
     assert (jobs["publish"]["needs"], jobs["publish"]["environment"]) == ("build", "pypi")
 
 
-def test_what_is_published_is_what_was_tested():
+def test_it_is_tested_before_it_is_published():
     jobs = workflow()["jobs"]
     steps = [step.get("run", step.get("uses", "")) for step in jobs["build"]["steps"]]
     assert steps.index("bash .ci/run") < steps.index("tox run -e release") < steps.index("python -m build")
