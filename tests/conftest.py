@@ -19,7 +19,9 @@ import pytest
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 
-from opentelemetry import context, trace
+from opentelemetry import context, propagate, trace
+from opentelemetry.propagators.composite import CompositePropagator
+from opentelemetry.propagators.textmap import TextMapPropagator
 
 pytest.register_assert_rewrite("support")
 
@@ -29,6 +31,7 @@ from support.otlp import OtlpReceiver  # noqa: E402
 from support.planted import PASSWORD, PlantedInLogs, nothing_found  # noqa: E402
 from support.server import NatsServer  # noqa: E402
 from support.telemetry import Telemetry  # noqa: E402
+from support.wire import Wire  # noqa: E402
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -162,6 +165,25 @@ async def nc(connect: Callable[..., Awaitable[Client]], _telemetry_if_used: Tele
 def js(nc: Client) -> JetStreamContext:
     """The JetStream context of `nc`."""
     return nc.jetstream()
+
+
+@pytest.fixture
+async def wire(nats_server: NatsServer) -> AsyncIterator[Wire]:
+    """A connection to the common server that speaks the protocol itself."""
+    async with Wire(nats_server.url) as connection:
+        yield connection
+
+
+@pytest.fixture
+def propagators() -> Iterator[Callable[..., None]]:
+    """Sets the propagators of the test: `propagators(W3CBaggagePropagator(), ...)`; none at all without arguments."""
+    before = propagate.get_global_textmap()
+
+    def use(*some: TextMapPropagator) -> None:
+        propagate.set_global_textmap(CompositePropagator(list(some)))
+
+    yield use
+    propagate.set_global_textmap(before)
 
 
 _CREDENTIALS = {"user", "password", "token", "user_credentials", "nkeys_seed", "nkeys_seed_str", "user_jwt_cb"}

@@ -25,11 +25,10 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 from opentelemetry.trace import SpanContext, TraceFlags
 from support.core import Connect, Inbox, Unique, echo
 from support.server import NatsServer
-from support.spans import assert_span
+from support.spans import REMOTE, assert_span
 from support.telemetry import Telemetry
 from support.waiting import eventually, flush
 
-REMOTE = SpanContext(0x0AF7651916CD43DD8448EB211C80319C, 0xB7AD6B7169203331, True, TraceFlags(1))
 UNSAMPLED = SpanContext(REMOTE.trace_id, REMOTE.span_id, True, TraceFlags(0))
 REMOTE_HEADERS = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "baggage": "tenant=acme"}
 UNSAMPLED_HEADERS = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"}

@@ -23,12 +23,12 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.id_generator import IdGenerator, RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
-from opentelemetry.trace import StatusCode, format_span_id, format_trace_id
+from opentelemetry.trace import StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from support.core import Connect, Unique
 from support.exercises import EXERCISES, Exercise, publish_to_a_callback
 from support.faults import FAULTS_MODULE
-from support.spans import assert_span, span_context
+from support.spans import assert_span, span_context, traceparent
 from support.stores import listed, watching
 from support.telemetry import Telemetry
 from support.waiting import eventually
@@ -89,11 +89,6 @@ async def stream(js: JetStreamContext, unique: Unique) -> str:
     name = unique("stream")
     await js.add_stream(name=name, subjects=[f"{name}.>"])
     return name
-
-
-def traceparent(span: trace.Span) -> str:
-    found = span_context(span)
-    return f"00-{format_trace_id(found.trace_id)}-{format_span_id(found.span_id)}-{found.trace_flags:02x}"
 
 
 class TestPublishHook:

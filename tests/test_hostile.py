@@ -10,16 +10,15 @@ import gc
 import importlib.util
 import time
 import tracemalloc
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 from nats.aio.client import Client
 
 from opentelemetry.instrumentation.nats._attributes import parse_ack_subject
-from opentelemetry.trace import SpanContext, TraceFlags
 from support.server import NatsServer
-from support.spans import assert_span
+from support.spans import REMOTE, assert_span
 from support.telemetry import Telemetry
 from support.waiting import eventually, flush
 from support.wire import Wire
@@ -28,18 +27,11 @@ Connect = Callable[..., Awaitable[Client]]
 ServerFactory = Callable[..., NatsServer]
 Unique = Callable[[str], str]
 
-REMOTE = SpanContext(0x0AF7651916CD43DD8448EB211C80319C, 0xB7AD6B7169203331, True, TraceFlags(1))
 TRACEPARENT = "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 def block(*lines: str) -> bytes:
     return "".join(f"{line}\r\n" for line in lines).encode("utf-8", "surrogateescape")
-
-
-@pytest.fixture
-async def wire(nats_server: NatsServer) -> AsyncIterator[Wire]:
-    async with Wire(nats_server.url) as connection:
-        yield connection
 
 
 class TestAnAnswerAtTheServersLimit:

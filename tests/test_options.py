@@ -32,14 +32,14 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import SpanKind, format_span_id, format_trace_id
+from opentelemetry.trace import SpanKind
 from support.core import Connect, Unique, process_attributes, receive_attributes, send_attributes
 from support.exercises import EXERCISES, Exercise
 from support.options import ALL_OPTIONS, OPPOSITES, PROGRAM, SCOPE, VARIABLES, Give, check_program, variables
 from support.otlp import OtlpReceiver
 from support.processes import run
 from support.server import NatsServer
-from support.spans import assert_span, span_context
+from support.spans import assert_span, span_context, traceparent
 from support.stores import watching
 from support.telemetry import Telemetry, attribute_set
 from support.waiting import eventually
@@ -56,11 +56,6 @@ def carrying(**items: str) -> Iterator[None]:
         yield
     finally:
         context.detach(token)
-
-
-def traceparent(span: trace.Span) -> str:
-    found = span_context(span)
-    return f"00-{format_trace_id(found.trace_id)}-{format_span_id(found.span_id)}-{found.trace_flags:02x}"
 
 
 async def nothing(msg: Msg) -> None:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -16,7 +16,6 @@ from opentelemetry import baggage, context, propagate, trace
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
 from opentelemetry.instrumentation.nats import _faults
-from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.propagators.jaeger import JaegerPropagator
 from opentelemetry.propagators.ot_trace import OTTracePropagator
 from opentelemetry.propagators.textmap import (
@@ -27,10 +26,10 @@ from opentelemetry.propagators.textmap import (
     default_getter,
     default_setter,
 )
-from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
+from opentelemetry.trace import SpanKind
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from support.server import NatsServer
-from support.spans import AnySpan, assert_span, span_context
+from support.spans import OTHER, REMOTE, assert_span, traceparent
 from support.telemetry import Telemetry
 from support.waiting import eventually, flush
 from support.wire import Wire
@@ -39,31 +38,7 @@ Unique = Callable[[str], str]
 Connect = Callable[..., Awaitable[Client]]
 ServerFactory = Callable[..., NatsServer]
 
-REMOTE = SpanContext(0x0AF7651916CD43DD8448EB211C80319C, 0xB7AD6B7169203331, True, TraceFlags(1))
-OTHER = SpanContext(0x1AF7651916CD43DD8448EB211C80319C, 0xC7AD6B7169203331, True, TraceFlags(1))
 UBER = f"uber-trace-id: {REMOTE.trace_id:x}:{REMOTE.span_id:x}:0:1"
-
-
-def traceparent(span: AnySpan) -> str:
-    found = span_context(span)
-    return f"00-{found.trace_id:032x}-{found.span_id:016x}-{found.trace_flags:02x}"
-
-
-@pytest.fixture
-async def wire(nats_server: NatsServer) -> AsyncIterator[Wire]:
-    async with Wire(nats_server.url) as connection:
-        yield connection
-
-
-@pytest.fixture
-def propagators() -> Iterator[Callable[..., None]]:
-    before = propagate.get_global_textmap()
-
-    def use(*some: TextMapPropagator) -> None:
-        propagate.set_global_textmap(CompositePropagator(list(some)))
-
-    yield use
-    propagate.set_global_textmap(before)
 
 
 @pytest.fixture

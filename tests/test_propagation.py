@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import types
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import nats
@@ -34,7 +34,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFl
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from support.processes import run
 from support.server import NatsServer, release
-from support.spans import AnySpan, assert_span, connection_attributes, span_context
+from support.spans import OTHER, REMOTE, assert_span, connection_attributes, span_context, traceparent
 from support.telemetry import Telemetry
 from support.waiting import eventually, flush
 from support.wire import Frame, Wire
@@ -42,33 +42,6 @@ from support.wire import Frame, Wire
 Connect = Callable[..., Awaitable[Client]]
 ServerFactory = Callable[..., NatsServer]
 Unique = Callable[[str], str]
-
-REMOTE = SpanContext(0x0AF7651916CD43DD8448EB211C80319C, 0xB7AD6B7169203331, True, TraceFlags(1))
-OTHER = SpanContext(0x1AF7651916CD43DD8448EB211C80319C, 0xC7AD6B7169203331, True, TraceFlags(1))
-
-
-def traceparent(span: AnySpan) -> str:
-    """A span's context as the W3C writes it."""
-    found = span_context(span)
-    return f"00-{found.trace_id:032x}-{found.span_id:016x}-{found.trace_flags:02x}"
-
-
-@pytest.fixture
-async def wire(nats_server: NatsServer) -> AsyncIterator[Wire]:
-    async with Wire(nats_server.url) as connection:
-        yield connection
-
-
-@pytest.fixture
-def propagators() -> Iterator[Callable[..., None]]:
-    """Sets the propagators of the test: `propagators(W3CBaggagePropagator(), ...)`; none at all without arguments."""
-    before = propagate.get_global_textmap()
-
-    def use(*some: TextMapPropagator) -> None:
-        propagate.set_global_textmap(CompositePropagator(list(some)))
-
-    yield use
-    propagate.set_global_textmap(before)
 
 
 class Collected:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -37,12 +37,6 @@ CREDENTIALS = (
     f"-----BEGIN NATS USER JWT-----\neyJ0eXAiOiJKV1QiLCJhbGciOiJlZDI1NTE5LW5rZXkifQ.{PLANTED}.{PLANTED}\n"
     f"------END NATS USER JWT------\n-----BEGIN USER NKEY SEED-----\n{SEED}\n------END USER NKEY SEED------\n"
 )
-
-
-@pytest.fixture
-async def wire(nats_server: NatsServer) -> AsyncIterator[Wire]:
-    async with Wire(nats_server.url) as connection:
-        yield connection
 
 
 def texts(telemetry: Telemetry) -> str:

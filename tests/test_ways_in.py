@@ -19,12 +19,11 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags
 from support.core import Unique
 from support.server import NatsServer
-from support.spans import assert_span, span_context
+from support.spans import REMOTE, assert_span, span_context
 from support.telemetry import Telemetry
 from support.ways_in import WAYS, Way
 from support.wire import Wire
 
-CREATION = SpanContext(0x0AF7651916CD43DD8448EB211C80319C, 0xB7AD6B7169203331, True, TraceFlags(1))
 HEADERS = b"traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\nbaggage: tenant=acme\r\n"
 UNSAMPLED = HEADERS.replace(b"-01", b"-00")
 
@@ -93,7 +92,7 @@ class TestEveryWayIn:
         await received.way.take(nothing)
         span = await received.span()
         kind = SpanKind.CONSUMER if received.way.operation == "process" else SpanKind.CLIENT
-        assert_span(span, kind=kind, parent=CREATION, links=[CREATION])
+        assert_span(span, kind=kind, parent=REMOTE, links=[REMOTE])
         assert span.attributes is not None
         assert span.attributes["messaging.system"] == "nats"
         assert span.attributes["messaging.operation.name"] == received.way.operation
@@ -129,8 +128,8 @@ class TestEveryWayIn:
         with telemetry.tracer.start_as_current_span("around") as around:
             await received.way.take(publishing(nc, subject))
         span = await received.span()
-        parent = around if received.way.in_task else CREATION
-        assert_span(span, parent=parent, links=[CREATION])
+        parent = around if received.way.in_task else REMOTE
+        assert_span(span, parent=parent, links=[REMOTE])
         work = telemetry.span(f"publish {subject}")
         processed = received.way.operation == "process"
         assert_span(work, parent=span if processed else around)
@@ -162,7 +161,7 @@ class TestEveryWayIn:
         called = not received.way.in_task
         assert_span(
             await received.span(),
-            parent=CREATION,
+            parent=REMOTE,
             status=(StatusCode.ERROR, "broken") if called else StatusCode.UNSET,
             events=["exception"] if called else [],
         )
@@ -182,7 +181,7 @@ class TestEveryWayIn:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert_span(await received.span(), parent=CREATION)
+        assert_span(await received.span(), parent=REMOTE)
 
     async def test_is_counted_once(self, received: Received, telemetry: Telemetry):
         await received.send()
@@ -239,7 +238,7 @@ class TestEveryWayIn:
             pytest.skip("the option is about processing")
         await received.send()
         await received.way.take(nothing)
-        assert_span(await received.span(), parent=None, links=[CREATION])
+        assert_span(await received.span(), parent=None, links=[REMOTE])
 
     @pytest.mark.sampler(ParentBased(ALWAYS_OFF))
     async def test_passes_an_unsampled_context_on(
@@ -256,4 +255,4 @@ class TestEveryWayIn:
         assert telemetry.spans() == []
         assert not int(traceparent.rpartition("-")[2], 16) & TraceFlags.SAMPLED
         if received.way.operation == "process":
-            assert f"{CREATION.trace_id:032x}" in traceparent
+            assert f"{REMOTE.trace_id:032x}" in traceparent

@@ -15,17 +15,29 @@ from unittest.mock import ANY
 from nats.aio.client import Client
 
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.trace import Span, SpanContext, SpanKind, StatusCode, format_span_id
+from opentelemetry.trace import Span, SpanContext, SpanKind, StatusCode, TraceFlags, format_span_id
 
 AnySpan = Union[ReadableSpan, Span, SpanContext]
 """A finished span, a running one, or what identifies one."""
 
 _UNCHECKED: Any = object()
 
+REMOTE = SpanContext(0x0AF7651916CD43DD8448EB211C80319C, 0xB7AD6B7169203331, True, TraceFlags(1))
+"""The context of somebody else's span, sampled."""
+
+OTHER = SpanContext(0x1AF7651916CD43DD8448EB211C80319C, 0xC7AD6B7169203331, True, TraceFlags(1))
+"""That of another one."""
+
 
 def span_context(span: AnySpan) -> SpanContext:
     """What identifies a span."""
     return span if isinstance(span, SpanContext) else span.get_span_context()  # type: ignore[return-value]
+
+
+def traceparent(span: AnySpan) -> str:
+    """A span's context as the W3C writes it."""
+    found = span_context(span)
+    return f"00-{found.trace_id:032x}-{found.span_id:016x}-{found.trace_flags:02x}"
 
 
 def assert_span(
