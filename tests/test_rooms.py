@@ -115,3 +115,30 @@ def test_imports_run_downwards(room: str):
 def test_a_room_has_one_idea(room: str):
     lines = len(ROOMS[room].read_text(encoding="utf-8").splitlines())
     assert lines <= LARGER.get(room, MOST_LINES)
+
+
+# The rooms that read what nats-py, and what OpenTelemetry and asyncio, keep to themselves.
+KNOW_PRIVATE_NAMES = ("_patches._nats", "_providers")
+
+# Public by their documentation: of every named tuple; and one of our own, which another object of the class reads.
+NOT_PRIVATE = {"_replace", "_frame"}
+
+
+@pytest.mark.parametrize("room", [room for room in ROOMS if room not in KNOW_PRIVATE_NAMES])
+def test_private_names_of_others_are_read_in_their_room(room: str):
+    read = set()
+    for node in ast.walk(ast.parse(ROOMS[room].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
+            if not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls", *HEIGHT)):
+                read.add(node.attr)
+        elif isinstance(node, ast.Call) and len(node.args) > 0:
+            # `getattr(x, "_name")`, `x.__dict__.get("_name")`
+            read |= {
+                argument.value
+                for argument in node.args[:2]
+                if isinstance(argument, ast.Constant)
+                and ast.unparse(node.func).endswith(("getattr", "__dict__.get"))
+                and str(argument.value).startswith("_")
+                and not str(argument.value).startswith("__")
+            }
+    assert read - NOT_PRIVATE == set()

@@ -122,7 +122,7 @@ def kept_origin(owner: Any) -> Origin | None:
     """Returns the origin that is kept on a subscription, the core one below one of JetStream's, or on a watcher."""
     origin: Origin | None = owner.__dict__.get(_ORIGIN)
     if origin is None:
-        below: Any = owner.__dict__.get("_sub")
+        below = _nats.core_below(owner)
         origin = None if below is None else below.__dict__.get(_ORIGIN)
     return origin
 
