@@ -20,7 +20,7 @@ from opentelemetry.instrumentation.nats._contexts import Body, with_body, with_s
 from opentelemetry.instrumentation.nats._faults import FAULTS
 from opentelemetry.instrumentation.nats._holding import delivery_of, known, make_delivery
 from opentelemetry.instrumentation.nats._hooks import run_consume_hook
-from opentelemetry.instrumentation.nats._messages import count_deliveries, mark_last_delivery, message_attributes
+from opentelemetry.instrumentation.nats._messages import count_deliveries, message_attributes
 from opentelemetry.instrumentation.nats._operations import PROCESS
 from opentelemetry.instrumentation.nats._origins import Origin
 from opentelemetry.instrumentation.nats._processing import Delivery
@@ -139,9 +139,7 @@ def start_process(
                 ack = delivery.ack
             else:
                 all_attributes = prototype.attributes.copy()
-                delivery.ack = ack = message_attributes(telemetry, all_attributes, message)
-                if ack is not None and origin.max_deliver:
-                    mark_last_delivery(origin, all_attributes, ack)
+                delivery.ack = ack = message_attributes(origin, all_attributes, message)
         if prototype.excluded:
             if body is not None:
                 body.context = context

@@ -38,6 +38,8 @@ _CONSUMER_SEQUENCE = names.JETSTREAM_CONSUMER_SEQUENCE
 _DELIVERY_COUNT = names.JETSTREAM_DELIVERY_COUNT
 _PENDING = names.JETSTREAM_PENDING
 
+MAX_DELIVERIES_REACHED = "messaging.nats.jetstream.max_deliveries_reached"
+
 
 class Message(Protocol):
     """What we use of a `nats.aio.msg.Msg`."""
@@ -52,7 +54,7 @@ class Message(Protocol):
         ...
 
 
-def message_attributes(telemetry: Telemetry, attributes: Attributes, message: Message) -> AckSubject | None:
+def message_attributes(origin: Origin, attributes: Attributes, message: Message) -> AckSubject | None:
     """Adds what only this message has to the attributes of its process, receive or settle span, or of a link to it.
 
     Returns:
@@ -81,14 +83,13 @@ def message_attributes(telemetry: Telemetry, attributes: Attributes, message: Me
             attributes[_CONSUMER_SEQUENCE] = consumer_sequence
             attributes[_DELIVERY_COUNT] = count
             attributes[_PENDING] = pending
+            if origin.max_deliver and count >= origin.max_deliver:
+                attributes[MAX_DELIVERIES_REACHED] = True
     if message_id is not None:
         attributes[_MESSAGE_ID] = message_id
+    telemetry = origin.connection.telemetry
     if telemetry.captures_headers and headers:
-        # Before our own: where a span has room for few, the SDK drops the oldest.
-        own = attributes.copy()
-        attributes.clear()
-        attributes.update(captured_headers(telemetry.options.headers, configured().fields, headers))
-        attributes.update(own)
+        add_captured(telemetry, attributes, headers)
     return ack
 
 
@@ -112,32 +113,27 @@ def settlement_attributes(
         stream, consumer, _, sequence, *_ = ack
         message_id = message_id or f"{stream}:{sequence}"
         attributes[_SUBSCRIPTION] = consumer
-        attributes[names.JETSTREAM_STREAM] = stream
-        attributes[names.JETSTREAM_CONSUMER] = consumer
-        attributes[names.JETSTREAM_SEQUENCE] = sequence
+        attributes[_STREAM] = stream
+        attributes[_CONSUMER] = consumer
+        attributes[_SEQUENCE] = sequence
     if message_id is not None:
         attributes[_MESSAGE_ID] = message_id
     if telemetry.captures_headers and headers:
-        # Before our own, as above.
-        own = attributes.copy()
-        attributes.clear()
-        attributes.update(captured_headers(telemetry.options.headers, configured().fields, headers))
-        attributes.update(own)
+        add_captured(telemetry, attributes, headers)
 
 
-MAX_DELIVERIES_REACHED = "messaging.nats.jetstream.max_deliveries_reached"
+def add_captured(telemetry: Telemetry, attributes: Attributes, headers: Mapping[Any, Any]) -> None:
+    """Adds the headers that the user wants recorded.
 
-
-def mark_last_delivery(origin: Origin, attributes: Attributes, ack: AckSubject) -> None:
-    """Says of a message that the consumer does not deliver it again, where that is known.
-
-    Args:
-        origin: Where it came from; its consumer has a maximum.
-        attributes: Those of its span, or of a link to it.
-        ack: What its acknowledgement subject says.
+    Raises:
+        AttributeError: They are no headers at all; nats-py is about to say so.
     """
-    if ack.delivery_count >= origin.max_deliver:
-        attributes[MAX_DELIVERIES_REACHED] = True
+    captured = captured_headers(telemetry.options.headers, configured().fields, headers)
+    # Before our own: where a span has room for few, the SDK drops the oldest.
+    own = attributes.copy()
+    attributes.clear()
+    attributes.update(captured)
+    attributes.update(own)
 
 
 def count_deliveries(origin: Origin, acks: Sequence[AckSubject], context: Context) -> None:

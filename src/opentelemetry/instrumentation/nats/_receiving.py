@@ -15,12 +15,12 @@ from opentelemetry import trace
 from opentelemetry.context import Context, attach, get_current
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._arrived import Note, note_all
-from opentelemetry.instrumentation.nats._attributes import Attributes, parse_ack_subject
+from opentelemetry.instrumentation.nats._attributes import AckSubject, Attributes, parse_ack_subject
 from opentelemetry.instrumentation.nats._baggage import capture_baggage
 from opentelemetry.instrumentation.nats._contexts import ambient
 from opentelemetry.instrumentation.nats._delivering import Describe, deliver
 from opentelemetry.instrumentation.nats._faults import FAULTS
-from opentelemetry.instrumentation.nats._messages import count_deliveries, mark_last_delivery, message_attributes
+from opentelemetry.instrumentation.nats._messages import count_deliveries, message_attributes
 from opentelemetry.instrumentation.nats._observing import Observed
 from opentelemetry.instrumentation.nats._operations import RECEIVE
 from opentelemetry.instrumentation.nats._origins import Origin
@@ -118,9 +118,7 @@ class Receive(Observed):
             delivery, context = deliver(message, origin, _NO_CONTEXT if nested else ambient)
             if describe is None:
                 self.be(origin.prototype(RECEIVE, message.subject))
-                ack = message_attributes(telemetry, self.attributes, message)
-                if ack is not None and origin.max_deliver:
-                    mark_last_delivery(origin, self.attributes, ack)
+                ack = message_attributes(origin, self.attributes, message)
             else:
                 self.be(origin.prototype(RECEIVE, origin.subject))
                 self.attributes.update(describe(message))
@@ -138,12 +136,8 @@ class Receive(Observed):
             creation = delivery.creation
             span = self.end(None, () if creation is None else (Link(creation),), (message,))
             delivery.span_context = span.get_span_context()
-            if telemetry.metrics.sizes and describe is None:
-                telemetry.metrics.record_size(
-                    len(message.data), prototype.series, trace.set_span_in_context(span, self.parent)
-                )
-            if ack is not None:
-                count_deliveries(origin, (ack,), trace.set_span_in_context(span, self.parent))
+            if telemetry.metrics.on:
+                self._count(span, () if describe is not None else (message,), () if ack is None else (ack,))
             if telemetry.options.activate_next_msg and not nested:
                 activated = _Activated(span, telemetry)
                 context = trace.set_span_in_context(activated, context)
@@ -179,19 +173,30 @@ class Receive(Observed):
             self.attributes[messaging.MESSAGING_BATCH_MESSAGE_COUNT] = len(deliveries)
             told = [message for _, message in deliveries] if excludes else messages
             span = self.end(None, (), told, partial(_link_publishers, origin, deliveries))
-            if telemetry.metrics.sizes:
-                for message in told:
-                    telemetry.metrics.record_size(
-                        len(message.data), prototype.series, trace.set_span_in_context(span, self.parent)
-                    )
             if telemetry.metrics.on:
                 acks = [ack for each in deliveries if (ack := each[0].ack or parse_ack_subject(each[1].reply))]
-                count_deliveries(origin, acks, trace.set_span_in_context(span, self.parent))
+                self._count(span, told, acks)
             # The batch's span is in no message's trace; only a message without one has nothing better.
             for delivery in untraced:
                 delivery.span_context = span.get_span_context()
         except FAULTS:
             _faults.report("recording a receive")
+
+    def _count(self, span: Span, messages: Sequence[Any], acks: Sequence[AckSubject]) -> None:
+        """Records what metrics tell of received messages: sizes of bodies, deliveries of JetStream.
+
+        Args:
+            span: The span of the receive.
+            messages: Those that have a body.
+            acks: What the acknowledgement subjects say.
+        """
+        context = trace.set_span_in_context(span, self.parent)
+        metrics = self.prototype.telemetry.metrics
+        if metrics.sizes:
+            for message in messages:
+                metrics.record_size(len(message.data), self.prototype.series, context)
+        if acks:
+            count_deliveries(self.origin, acks, context)
 
     def got_nothing(self, failure: BaseException | Failure | None) -> None:
         """Ends it without a message, see `Observed.nothing`."""
@@ -208,11 +213,9 @@ def _link_publishers(origin: Origin, deliveries: Sequence[tuple[Delivery, Any]],
     for delivery, message in deliveries:
         attributes: Attributes = {}
         delivery.attributes = attributes
-        delivery.ack = ack = message_attributes(telemetry, attributes, message)
+        delivery.ack = message_attributes(origin, attributes, message)
         if telemetry.captures_baggage and delivery.arrived is not None:
             capture_baggage(telemetry.options.baggage_keys, attributes, delivery.arrived)
-        if ack is not None and origin.max_deliver:
-            mark_last_delivery(origin, attributes, ack)
         creation = delivery.creation
         if creation is not None:
             add_link(creation, attributes)

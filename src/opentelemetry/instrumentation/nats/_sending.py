@@ -11,14 +11,15 @@ from typing import Any
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.instrumentation.nats import _faults, _headers
-from opentelemetry.instrumentation.nats._attributes import MESSAGE_ID_HEADER, Attributes, captured_headers, header
+from opentelemetry.instrumentation.nats._attributes import MESSAGE_ID_HEADER, Attributes, header
 from opentelemetry.instrumentation.nats._baggage import capture_baggage
 from opentelemetry.instrumentation.nats._calls import Call
 from opentelemetry.instrumentation.nats._faults import FAULTS
 from opentelemetry.instrumentation.nats._hooks import run_hook
+from opentelemetry.instrumentation.nats._messages import add_captured
 from opentelemetry.instrumentation.nats._operations import REQUEST, HeaderRoom, Prototype, Recorded
 from opentelemetry.instrumentation.nats._options import OutgoingMessage
-from opentelemetry.instrumentation.nats._propagation import configured, write_context
+from opentelemetry.instrumentation.nats._propagation import write_context
 from opentelemetry.instrumentation.nats._telemetry import Failure, Telemetry
 from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
 from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanContext, SpanKind
@@ -132,14 +133,9 @@ class Send(Call, Recorded):
 def _read_headers(telemetry: Telemetry, headers: Any, parent: Context, attributes: Attributes) -> SpanContext | None:
     if telemetry.captures_headers:
         try:
-            captured = captured_headers(telemetry.options.headers, configured().fields, headers)
+            add_captured(telemetry, attributes, headers)
         except AttributeError:
             return None  # no headers at all: nats-py is about to say so
-        # Before our own: where a span has room for few, the SDK drops the oldest.
-        own = attributes.copy()
-        attributes.clear()
-        attributes.update(captured)
-        attributes.update(own)
     message_id = header(headers, MESSAGE_ID_HEADER) if hasattr(headers, "get") else None
     if message_id is not None:
         attributes[messaging.MESSAGING_MESSAGE_ID] = message_id
