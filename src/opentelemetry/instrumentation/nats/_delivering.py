@@ -78,8 +78,7 @@ def deliver(message: Any, origin: Origin, base: Context, notes: list[Note] | Non
         made: Note = None
         if headers:
             creation = None if context is base else span_context(context)
-            # As `note_of` says, without the time that calling it takes: most messages have one header.
-            made = creation.span_id if creation is not None and len(headers) == 1 else note_of(headers, creation)
+            made = note_of(headers, creation)
             delivery.creation = creation
         if notes is None:
             note(made)
