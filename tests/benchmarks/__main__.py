@@ -16,6 +16,7 @@ sys.path.insert(1, str(Path(__file__).parents[1]))  # for `support`, which the t
 
 import allocations
 import instructions
+import limits
 import parity
 from judging import REPEATS, Judgement, judge
 from measuring import Bench, Cycle, run_cycle
@@ -26,8 +27,8 @@ from variants import VARIANTS, Providers
 
 from support.server import NatsServer
 
-ROUNDS = 25
-SMOKE_ROUNDS = 5
+ROUNDS = 12
+SMOKE_ROUNDS = 3
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -38,6 +39,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--smoke", action="store_true", help="few rounds; only gross misses fail")
     parser.add_argument("--report", type=Path, metavar="FILE.md", help="write the tables into this page")
     parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw a plot; needs matplotlib")
+    parser.add_argument("--limits", action="store_true", help="print the table of limits.py anew; nothing else")
     parser.add_argument("--profile", nargs=2, metavar=("ROW", "VARIANT"), help="say where the time goes; nothing else")
     options = parser.parse_args(arguments)
     options.rows = options.rows.split(",") if options.rows else list(ROWS)
@@ -81,11 +83,17 @@ async def measure(options: argparse.Namespace, bench: Bench, providers: Provider
     rows = [ROWS[name](bench) for name in options.rows]
     for row in rows:
         await row.open()
+    if options.limits:
+        print(*limits.table({row.name: await instructions.count(row, providers) for row in rows}), sep="\n")
+        return 0
     problems = list(chain.from_iterable([await parity.check(row) for row in rows]))
     problems += await allocations.check(bench)
     counted = {row.name: await instructions.count(row, providers) for row in rows}
-    problems += chain.from_iterable(instructions.check(name, ratios) for name, ratios in counted.items())
+    problems += chain.from_iterable(limits.check(name, row) for name, row in counted.items())
 
+    if options.smoke:
+        for row in rows:
+            row.shorten()
     measurements: dict[str, list[list[Cycle]]] = {row.name: [] for row in rows}
     gc.freeze()  # what there is by now is not searched at every cycle's end
     for repeat in range(options.repeats):

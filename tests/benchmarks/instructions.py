@@ -12,74 +12,42 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import nats
+from limits import Counted
 from measuring import ambient_context
 from row import Row
-from variants import (
-    BARE,
-    METRICS,
-    MIXED,
-    NO_SDK,
-    NO_SDK_FLOOR,
-    PAIRS,
-    RECORDING,
-    SAMPLED_OUT,
-    SAMPLED_OUT_METRICS,
-    Providers,
-    Variant,
-)
+from variants import BARE, NO_SDK, PAIRS, Providers, Variant
 
 from opentelemetry.context import attach, detach
 from support import waiting
 
-LIMITS: Mapping[Variant, float] = {
-    NO_SDK: 1.15,
-    SAMPLED_OUT: 1.90,
-    SAMPLED_OUT_METRICS: 1.45,
-    MIXED: 1.40,
-    RECORDING: 1.27,
-    METRICS: 1.20,
-}
-"""The highest ratios that pass. The targets are those of the times; these tell, on any machine, that calls do much more
-than they did. They leave room for an SDK that does less."""
-
 _COUNT = 100
-"""Operations of a run; a tenth of them in the run that is taken off, for what comes once."""
+"""Messages of a run; a tenth of them in the run that is taken off, for what comes once."""
 
 # How often these go around depends on when the server answers; both run the same in every variant.
 _NOT_COUNTED = tuple(f"{Path(file).parent}{os.sep}" for file in (asyncio.__file__, nats.__file__, waiting.__file__))
 
-Ratios = Mapping[Variant, float]
-"""The instructions that a variant adds, over those that its floor adds."""
 
-
-async def count(row: Row, providers: Providers) -> Ratios:
-    """Counts a row's instructions in all variants that have a floor."""
+async def count(row: Row, providers: Providers) -> Counted:
+    """Counts a row's instructions in all variants that have a floor, and without an SDK."""
     instructions = {variant: await _per_operation(row, variant, providers) for variant in row.variants}
     bare = instructions[BARE]
-    return {
-        variant: (instructions[variant] - bare) / (instructions[floor] - bare)
-        for variant, floor in (*PAIRS, (NO_SDK, NO_SDK_FLOOR))
-        if floor in instructions
-    }
-
-
-def check(row: str, ratios: Ratios) -> list[str]:
-    """Returns which limits a row is beyond, one a line."""
-    return [
-        f"{row}, {variant.name}: {ratios[variant]:.2f} times the floor's instructions, more than {limit:.2f}"
-        for variant, limit in LIMITS.items()
-        if ratios.get(variant, 0) > limit
-    ]
+    return Counted(
+        (instructions[NO_SDK] - bare) / row.messages if NO_SDK in instructions else None,
+        {
+            variant: (instructions[variant] - bare) / (instructions[floor] - bare)
+            for variant, floor in PAIRS
+            if floor in instructions
+        },
+    )
 
 
 async def _per_operation(row: Row, variant: Variant, providers: Providers) -> float:
-    many = max(2, min(_COUNT, row.operations))
+    many = max(2, min(_COUNT // row.messages, row.operations))
     few = max(1, many // 10)
     with providers.entered(variant) as floor:
         await row.prepare(many + 2 * few, floor, variant.sampled)

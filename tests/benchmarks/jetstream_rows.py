@@ -1,23 +1,24 @@
 # Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The rows of JetStream and key-value stores, each with its floor."""
+"""The rows of JetStream, each with its floor."""
 
 from __future__ import annotations
 
+import asyncio
 from time import perf_counter_ns, time_ns
 from typing import Any
 
+from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, StorageType
 from nats.js.errors import NotFoundError
-from nats.js.kv import KeyValue
 from row import PAYLOAD, RoundTrips, Row, metric_attributes, span_attributes
-from sender import frames, traceparent
-from variants import MIXED, RECORDING, SAMPLED_OUT, Floor
+from sender import frames
+from variants import MIXED, NOT_PROPAGATION, RECORDING, SAMPLED_OUT, VARIANTS, Floor
 
 from opentelemetry.context import Context, attach, detach
 from opentelemetry.propagate import extract, inject
-from opentelemetry.trace import Link, SpanKind, get_current_span, set_span_in_context
+from opentelemetry.trace import Link, Span, SpanKind, get_current_span, set_span_in_context
 from support.waiting import flush
 
 BATCH = 100
@@ -29,6 +30,7 @@ class JetStreamPublish(RoundTrips):
     """`js.publish`, with the server's answer."""
 
     name = "js.publish"
+    title = "js.publish"
     sends = True
 
     _SUBJECT = "benchmark.stored.created"
@@ -52,6 +54,12 @@ class JetStreamPublish(RoundTrips):
         js, tracer, duration = self._js, floor.tracer, floor.operation_duration
         attributes, labels = self._attributes, self._labels
         name = f"publish {self._SUBJECT}"
+        if floor.carries:
+            for _ in range(count):
+                headers = {}
+                inject(headers)
+                await js.publish(self._SUBJECT, PAYLOAD, headers=headers)
+            return
         for _ in range(count):
             started = perf_counter_ns()
             span = tracer.start_span(
@@ -79,7 +87,12 @@ class Fetch(Row):
     """`subscription.fetch(100)` from a durable consumer, of messages that their publishers traced."""
 
     name = "fetch(100)"
+    title = "psub.fetch(100)"
+    messages = BATCH
     operations = BATCHES
+    variants = NOT_PROPAGATION
+
+    _ACK_POLICY = AckPolicy.NONE
 
     async def open(self) -> None:
         self._js = self.nc.jetstream()
@@ -100,7 +113,7 @@ class Fetch(Row):
             self.subject,
             durable=CONSUMER,
             stream=self.stream,
-            config=ConsumerConfig(ack_policy=AckPolicy.NONE, mem_storage=True),
+            config=ConsumerConfig(ack_policy=self._ACK_POLICY, mem_storage=True),
         )
         await flush(self.nc)
 
@@ -125,7 +138,9 @@ class FetchLoop(Fetch):
     """`for message in await subscription.fetch(100)`: the fetch, then 100 loop bodies."""
 
     name = "fetch(100)+for"
+    title = "for over psub.fetch(100)"
     operations = BATCHES // 2
+    variants = VARIANTS
 
     async def run(self, count: int, floor: Floor | None) -> None:
         if floor is not None:
@@ -136,14 +151,15 @@ class FetchLoop(Fetch):
                 pass
 
     async def _floor(self, count: int, floor: Floor) -> None:
+        if floor.carries:
+            for _ in range(count):
+                for message in await self.subscription.fetch(BATCH):
+                    detach(attach(extract(message.headers, Context())))
+            return
         tracer, duration = floor.tracer, floor.process_duration
         fetch = _FetchFloor(self, floor)
         name = f"process {self.subject}"
-        attributes = {
-            **span_attributes(self.nc, "process", "process", self.subject, peer=False),
-            "messaging.consumer.group.name": CONSUMER,
-            "messaging.destination.subscription.name": CONSUMER,
-        }
+        attributes = _process_attributes(self)
         labels = metric_attributes(attributes, operation_type=False)
         for _ in range(count):
             for message in await fetch():
@@ -162,6 +178,100 @@ class FetchLoop(Fetch):
                 if duration is not None:
                     duration.record((perf_counter_ns() - started) / 1e9, labels, context)
                 span.end()
+
+
+class Worker(Fetch):
+    """`fetch(100)`, then a task for each message, which acknowledges it; its process span ends with that."""
+
+    name = "worker(100)"
+    title = "psub.fetch(100), a task each, msg.ack"
+    operations = BATCHES // 2
+    variants = VARIANTS
+
+    _ACK_POLICY = AckPolicy.EXPLICIT
+
+    async def run(self, count: int, floor: Floor | None) -> None:
+        if floor is not None:
+            return await (self._carry(count) if floor.carries else self._floor(count, floor))
+        for _ in range(count):
+            tasks = [asyncio.create_task(self._handle(message)) for message in await self.subscription.fetch(BATCH)]
+            await asyncio.gather(*tasks)
+
+    async def _handle(self, message: Msg) -> None:
+        await message.ack()
+
+    async def _carry(self, count: int) -> None:
+        for _ in range(count):
+            tasks: list[asyncio.Task[None]] = []
+            for message in await self.subscription.fetch(BATCH):
+                token = attach(extract(message.headers, Context()))
+                tasks.append(asyncio.create_task(self._handle(message)))
+                detach(token)
+            await asyncio.gather(*tasks)
+
+    async def _floor(self, count: int, floor: Floor) -> None:
+        tracer = floor.tracer
+        fetch, acknowledge = _FetchFloor(self, floor), _AckFloor(self, floor)
+        name = f"process {self.subject}"
+        attributes = _process_attributes(self)
+        for _ in range(count):
+            tasks: list[asyncio.Task[None]] = []
+            for message in await fetch():
+                started = perf_counter_ns()
+                context = extract(message.headers, Context())
+                own = _message_attributes(message)[0]
+                span = tracer.start_span(
+                    name,
+                    context,
+                    SpanKind.CONSUMER,
+                    {**attributes, **own},
+                    (Link(get_current_span(context).get_span_context()),),
+                )
+                context = set_span_in_context(span, context)
+                token = attach(context)
+                tasks.append(asyncio.create_task(acknowledge(message, own, span, context, started)))
+                detach(token)
+            await asyncio.gather(*tasks)
+
+
+class _AckFloor:
+    """The task that acknowledges a message, and ends its process span."""
+
+    def __init__(self, row: Worker, floor: Floor) -> None:
+        self._floor = floor
+        self._name = f"ack {row.subject}"
+        self._attributes = {
+            **span_attributes(row.nc, "ack", "settle", row.subject),
+            "messaging.consumer.group.name": CONSUMER,
+            "messaging.destination.subscription.name": CONSUMER,
+            "messaging.nats.jetstream.stream": row.stream,
+            "messaging.nats.jetstream.consumer": CONSUMER,
+        }
+        self._labels = metric_attributes(self._attributes)
+        labels = metric_attributes(_process_attributes(row), operation_type=False)
+        self._settled_labels = {**labels, "messaging.nats.jetstream.settlement": "ack"}
+
+    async def __call__(self, message: Msg, own: dict[str, Any], process: Span, context: Context, started: int) -> None:
+        duration, process_duration = self._floor.operation_duration, self._floor.process_duration
+        ack_started = perf_counter_ns()
+        span = self._floor.tracer.start_span(
+            self._name,
+            context,
+            SpanKind.CLIENT,
+            {
+                **self._attributes,
+                "messaging.message.id": own["messaging.message.id"],
+                "messaging.nats.jetstream.sequence": own["messaging.nats.jetstream.sequence"],
+            },
+        )
+        await message.ack()
+        if duration is not None and process_duration is not None:
+            now = perf_counter_ns()
+            duration.record((now - ack_started) / 1e9, self._labels, set_span_in_context(span, context))
+            process_duration.record((now - started) / 1e9, self._settled_labels, context)
+        span.end()
+        process.set_attribute("messaging.nats.jetstream.settlement", "ack")
+        process.end()
 
 
 class _FetchFloor:
@@ -219,6 +329,15 @@ def _stored(sampled: int) -> tuple[str, str]:
     return f"BENCHMARK-{sampled}", f"benchmark.jobs.new-{sampled}"
 
 
+def _process_attributes(row: Fetch) -> dict[str, Any]:
+    """What the process spans of all messages of the consumer have in common."""
+    return {
+        **span_attributes(row.nc, "process", "process", row.subject, peer=False),
+        "messaging.consumer.group.name": CONSUMER,
+        "messaging.destination.subscription.name": CONSUMER,
+    }
+
+
 def _message_attributes(message: Any) -> tuple[dict[str, Any], int]:
     """The attributes of one JetStream message, and when it was stored, in nanoseconds since the epoch."""
     # $JS.ACK.<stream>.<consumer>.<delivered>.<sequence>.<consumer sequence>.<timestamp>.<pending>
@@ -235,120 +354,3 @@ def _message_attributes(message: Any) -> tuple[dict[str, Any], int]:
         "messaging.nats.jetstream.delivery_count": int(delivered),
         "messaging.nats.jetstream.pending": int(pending),
     }, int(timestamp)
-
-
-class _KeyValueRow(RoundTrips):
-    _BUCKET = "benchmark"
-    _KEY = "orders.created"
-    _TYPE: str
-
-    async def open(self) -> None:
-        self._js = self.nc.jetstream()
-        self._kv = await self._js.create_key_value(bucket=self._BUCKET, storage=StorageType.MEMORY)
-
-    async def prepare(self, count: int, floor: Floor | None, sampled: int) -> None:
-        attributes = span_attributes(self.nc, self.name, self._TYPE, self._BUCKET)
-        self._labels = metric_attributes(attributes)
-        self._attributes = {**attributes, "messaging.nats.kv.operation": "put"}
-
-
-class KeyValuePut(_KeyValueRow):
-    """`kv.put`."""
-
-    name = "kv.put"
-    sends = True
-
-    _TYPE = "send"
-
-    async def run_bare(self, count: int) -> None:
-        kv = self._kv
-        for _ in range(count):
-            await kv.put(self._KEY, PAYLOAD)
-
-    async def run_floor(self, count: int, floor: Floor) -> None:
-        tracer, duration = floor.tracer, floor.operation_duration
-        attributes, labels = self._attributes, self._labels
-        name = f"kv.put {self._BUCKET}"
-        publishing: Any = _WithHeaders(self._js)
-        kv = KeyValue(self._kv._name, self._kv._stream, self._kv._pre, publishing, self._kv._direct)
-        for _ in range(count):
-            started = perf_counter_ns()
-            span = tracer.start_span(
-                name,
-                kind=SpanKind.PRODUCER,
-                attributes={**attributes, "messaging.nats.kv.key": self._KEY},
-            )
-            context = set_span_in_context(span)
-            headers: dict[str, str] = {}
-            inject(headers, context)
-            publishing.headers = headers
-            revision = await kv.put(self._KEY, PAYLOAD)
-            span.set_attribute("messaging.nats.kv.revision", revision)
-            if duration is not None:
-                duration.record((perf_counter_ns() - started) / 1e9, labels, context)
-            span.end()
-
-
-class _WithHeaders:
-    """The way to give headers to `kv.put`, which takes none: the JetStream context that it publishes through."""
-
-    def __init__(self, js: Any) -> None:
-        self._publish = js.publish
-        self.headers: dict[str, str] = {}
-
-    def publish(self, subject: str, payload: bytes) -> Any:
-        return self._publish(subject, payload, headers=self.headers)
-
-
-class KeyValueGet(_KeyValueRow):
-    """`kv.get` of a value whose writer was traced."""
-
-    name = "kv.get"
-    sends = True
-
-    _KEY = "orders.shipped"  # not the one that `kv.put` writes
-    _TYPE = "receive"
-
-    async def open(self) -> None:
-        await super().open()
-        headers = {"traceparent": traceparent(0)}
-        await self._js.publish(f"{self._kv._pre}{self._KEY}", PAYLOAD, headers=headers)
-
-    async def run_bare(self, count: int) -> None:
-        kv = self._kv
-        for _ in range(count):
-            await kv.get(self._KEY)
-
-    async def run_floor(self, count: int, floor: Floor) -> None:
-        tracer, duration = floor.tracer, floor.operation_duration
-        attributes, labels = self._attributes, self._labels
-        name = f"kv.get {self._BUCKET}"
-        reading: Any = _NotingHeaders(self._js)
-        kv = KeyValue(self._kv._name, self._kv._stream, self._kv._pre, reading, self._kv._direct)
-        for _ in range(count):
-            started, started_at = perf_counter_ns(), time_ns()
-            entry = await kv.get(self._KEY)
-            span = tracer.start_span(
-                name,
-                None,
-                SpanKind.CLIENT,
-                {**attributes, "messaging.nats.kv.key": self._KEY, "messaging.nats.kv.revision": entry.revision},
-                (Link(get_current_span(extract(reading.headers, Context())).get_span_context()),),
-                started_at,
-            )
-            if duration is not None:
-                duration.record((perf_counter_ns() - started) / 1e9, labels, set_span_in_context(span))
-            span.end()
-
-
-class _NotingHeaders:
-    """The way to learn the headers of what `kv.get` reads, which it does not tell: what it reads through."""
-
-    def __init__(self, js: Any) -> None:
-        self._get_msg = js.get_msg
-        self.headers: dict[str, str] = {}
-
-    async def get_msg(self, stream: str, *, subject: str, seq: int | None, direct: bool) -> Any:
-        message = await self._get_msg(stream, subject=subject, seq=seq, direct=direct)
-        self.headers = message.headers
-        return message

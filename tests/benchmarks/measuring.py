@@ -32,8 +32,8 @@ class Sample(NamedTuple):
     """One round.
 
     Attributes:
-        cpu: Time of the thread that runs the event loop, in nanoseconds per operation.
-        wall: Time that passed, in nanoseconds per operation.
+        cpu: Time of the thread that runs the event loop, in nanoseconds per message.
+        wall: Time that passed, in nanoseconds per message.
     """
 
     cpu: float
@@ -106,7 +106,8 @@ async def run_round(row: Row, variant: Variant, providers: Providers) -> Sample:
             detach(token)
         await row.clean()
     providers.flush()
-    return Sample(cpu / operations, wall / operations)
+    messages = operations * row.messages
+    return Sample(cpu / messages, wall / messages)
 
 
 async def run_cycle(row: Row, providers: Providers) -> Cycle:
@@ -119,8 +120,9 @@ async def run_cycle(row: Row, providers: Providers) -> Cycle:
 
 
 def ambient_context(row: Row, variant: Variant) -> Context:
-    """What is current around the operations: nothing, or the span of a caller who decided not to sample."""
-    if variant.sampled or not row.sends:
+    """What is current around the operations: nothing, or a caller's span, not sampled or none of NATS."""
+    if not row.sends or (variant.sampled and not variant.propagation_only):
         return Context()
-    parent = SpanContext(0xA1B2C3D4E5F60718293A4B5C6D7E8F90, 0x1A2B3C4D5E6F7081, True, TraceFlags(0))
+    flags = TraceFlags(TraceFlags.SAMPLED if variant.sampled else TraceFlags.DEFAULT)
+    parent = SpanContext(0xA1B2C3D4E5F60718293A4B5C6D7E8F90, 0x1A2B3C4D5E6F7081, True, flags)
     return set_span_in_context(NonRecordingSpan(parent), Context())

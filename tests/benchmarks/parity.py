@@ -1,7 +1,7 @@
 # Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The floors must make what the instrumentation makes: the same spans, links and histogram points."""
+"""The floors must make what the instrumentation makes: the same spans, links and histogram points, the same headers."""
 
 from __future__ import annotations
 
@@ -9,14 +9,19 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+from measuring import ambient_context
 from row import Row
-from variants import METRICS, METRICS_FLOOR, Providers, Variant
+from variants import METRICS, METRICS_FLOOR, PROPAGATION, PROPAGATION_FLOOR, Providers, Variant
 
 from opentelemetry.context import Context, attach, detach
+from opentelemetry.propagate import get_global_textmap, set_global_textmap
+from opentelemetry.propagators.textmap import TextMapPropagator, default_getter, default_setter
 from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import get_current_span
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 # They differ from one operation to the next; of these, only the type is compared.
 _VARYING = {
@@ -26,6 +31,7 @@ _VARYING = {
     "messaging.nats.jetstream.pending",
     "messaging.nats.jetstream.sequence",
     "messaging.nats.kv.revision",
+    "messaging.nats.service.id",
 }
 
 Shape = frozenset[str]
@@ -49,13 +55,14 @@ async def check(row: Row) -> list[str]:
     ours = await _telemetry(row, METRICS, count)
     floor = await _telemetry(row, METRICS_FLOOR, count)
     # The preparations of a round have points too, those of other operations.
-    return [
-        f"{row.name}, {difference}"
-        for difference in (
-            *_differences(ours.spans, floor.spans, {*ours.spans, *floor.spans}),
-            *_differences(ours.points, floor.points, floor.points),
-        )
+    differences = [
+        *_differences(ours.spans, floor.spans, {*ours.spans, *floor.spans}),
+        *_differences(ours.points, floor.points, floor.points),
     ]
+    if PROPAGATION in row.variants:
+        carried, least = [await _carried(row, variant, count) for variant in (PROPAGATION, PROPAGATION_FLOOR)]
+        differences += _differences(carried, least, carried.keys() | least.keys())
+    return [f"{row.name}, {difference}" for difference in differences]
 
 
 def _differences(
@@ -63,8 +70,9 @@ def _differences(
 ) -> Iterator[str]:
     for name in names:
         for one, other, who in ((ours, floor, "instrumented"), (floor, ours, "in the floor")):
-            for shape, number in (one[name] - other[name]).items():
-                facts = sorted(shape - frozenset().union(*other[name]))
+            there = other.get(name, Counter())
+            for shape, number in (one.get(name, Counter()) - there).items():
+                facts = sorted(shape - frozenset().union(*there))
                 yield f"{number} x {name}, only {who}: {facts or 'fewer of the same'}"
 
 
@@ -90,6 +98,54 @@ async def _telemetry(row: Row, variant: Variant, count: int) -> _Found:
     finally:
         providers.shutdown()
     return found
+
+
+class _Noting(TextMapPropagator):
+    """The W3C propagator, and what it wrote and read."""
+
+    def __init__(self) -> None:
+        self._propagator = TraceContextTextMapPropagator()
+        self.noted: dict[str, Counter[Shape]] = defaultdict(Counter)
+
+    def extract(self, carrier: Any, context: Context | None = None, getter: Any = default_getter) -> Context:
+        context = self._propagator.extract(carrier, context, getter)
+        # Once or twice, that is no matter of what is carried.
+        self.noted["read"][self._shape(context)] = 1
+        return context
+
+    def inject(self, carrier: Any, context: Context | None = None, setter: Any = default_setter) -> None:
+        self._propagator.inject(carrier, context, setter)
+        self.noted["written"][self._shape(context)] += 1
+
+    @staticmethod
+    def _shape(context: Context | None) -> Shape:
+        return frozenset([f"{get_current_span(context).get_span_context()}"])
+
+    @property
+    def fields(self) -> set[str]:
+        return self._propagator.fields
+
+
+async def _carried(row: Row, variant: Variant, count: int) -> dict[str, Counter[Shape]]:
+    """Notes which contexts a row reads and writes."""
+    propagator, usual = _Noting(), get_global_textmap()
+    set_global_textmap(propagator)
+    providers = Providers()
+    try:
+        with providers.entered(variant) as floor:
+            await row.prepare(count, floor, variant.sampled)
+            token = attach(ambient_context(row, variant))
+            propagator.noted.clear()
+            try:
+                await row.run(count, floor)
+            finally:
+                detach(token)
+            noted = dict(propagator.noted)
+            await row.clean()
+    finally:
+        providers.shutdown()
+        set_global_textmap(usual)
+    return noted
 
 
 def _facts(prefix: str, attributes: Any) -> list[str]:

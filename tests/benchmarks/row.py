@@ -24,7 +24,9 @@ class Row:
     """One operation of nats-py, and its floor.
 
     Attributes:
-        name: Its name in the report.
+        name: Its name in the report's details.
+        title: What it is, for a reader who knows nats-py.
+        messages: How many messages an operation is about; times are told of one.
         operations: How many are timed in a round; few, see `measuring`.
         warm_up: How many are run before those, in the same round; 0 for as many.
         rarely: It is run in one of so many cycles.
@@ -33,6 +35,8 @@ class Row:
     """
 
     name: str
+    title: str
+    messages = 1
     operations: int
     warm_up = 0
     rarely = 1
@@ -43,6 +47,11 @@ class Row:
         self.bench = bench
         self.nc = bench.nc
         self.warm_up = self.warm_up or self.operations
+
+    def shorten(self) -> None:
+        """Makes its rounds short, for a run that only looks for gross misses."""
+        self.operations = max(2, self.operations // 4)
+        self.warm_up = max(2, self.warm_up // 4)
 
     async def open(self) -> None:
         """Prepares what all rounds share; nats-py is not instrumented."""

@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 from core_rows import Burst, Callback, CallbackWithoutHeaders, Iteration, NextMsg, Publish, Request
-from jetstream_rows import Fetch, FetchLoop, JetStreamPublish, KeyValueGet, KeyValuePut
+from jetstream_rows import Fetch, FetchLoop, JetStreamPublish, Worker
 from row import Row
+from service_rows import Service
+from store_rows import KeyValueGet, KeyValuePut, Watch
 
 ROWS: dict[str, type[Row]] = {
     row.name: row
@@ -18,11 +20,14 @@ ROWS: dict[str, type[Row]] = {
         CallbackWithoutHeaders,
         Iteration,
         NextMsg,
+        Service,
+        JetStreamPublish,
         Fetch,
         FetchLoop,
-        JetStreamPublish,
+        Worker,
         KeyValuePut,
         KeyValueGet,
+        Watch,
         Burst,
     )
 }

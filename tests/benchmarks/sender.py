@@ -36,23 +36,28 @@ class Sender:
         self._socket.close()
 
 
-def frames(subject: str, payload: bytes, count: int, *, headers: bool = True, sampled: int = 1) -> bytes:
+def frames(
+    subject: str, payload: bytes, count: int, *, reply: str = "", headers: bool = True, sampled: int = 1
+) -> bytes:
     """Makes messages as their publishers' instrumentation sends them, each in a trace of its own.
 
     Args:
-        subject: Their subject.
+        subject: Their subject; `{number}` in it is which of them it is.
         payload: Their payload.
         count: How many.
+        reply: Their reply subject, if they have one.
         headers: Whether they have trace headers.
         sampled: One in so many of their publishers' spans was sampled; 0 for none.
     """
+    subject = f"{subject} {reply}".rstrip()
     if not headers:
         return (f"PUB {subject} {len(payload)}\r\n".encode() + payload + b"\r\n") * count
     made: list[bytes] = []
     for number in range(count):
         context = traceparent(number, sampled > 0 and number % sampled == 0)
         block = f"NATS/1.0\r\ntraceparent: {context}\r\n\r\n".encode()
-        made.append(f"HPUB {subject} {len(block)} {len(block) + len(payload)}\r\n".encode() + block + payload + b"\r\n")
+        to = subject.format(number=number)
+        made.append(f"HPUB {to} {len(block)} {len(block) + len(payload)}\r\n".encode() + block + payload + b"\r\n")
     return b"".join(made)
 
 

@@ -1,7 +1,7 @@
 # Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What is compared: nats-py alone, instrumented in six ways, and the floors written by hand.
+"""What is compared: nats-py alone, instrumented in seven ways, and the floors written by hand.
 
 All of them run in one process, so a variant is entered before a round and left after it.
 """
@@ -22,7 +22,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler, SamplingResult
-from opentelemetry.trace import NoOpTracerProvider, Tracer
+from opentelemetry.trace import NoOpTracer, NoOpTracerProvider, Tracer
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
 
@@ -42,6 +42,7 @@ class Variant:
         sampled: One operation in so many is sampled, and of received messages one in so many has a sampled publisher; 0
             for none.
         metrics: Whether there is a meter provider.
+        propagation_only: Whether contexts go through, and nothing else happens.
     """
 
     name: str
@@ -50,11 +51,16 @@ class Variant:
     traces: bool = True
     sampled: int = 1
     metrics: bool = False
+    propagation_only: bool = False
 
 
 BARE = Variant("not instrumented", instrumented=False, traces=False)
 NO_SDK = Variant("no SDK", traces=False)
 NO_SDK_FLOOR = Variant("floor: no SDK", instrumented=False, floor=True, traces=False)
+PROPAGATION = Variant("propagation only", traces=False, propagation_only=True)
+PROPAGATION_FLOOR = Variant(
+    "floor: propagation only", instrumented=False, floor=True, traces=False, propagation_only=True
+)
 SAMPLED_OUT = Variant("sampled out", sampled=0)
 SAMPLED_OUT_FLOOR = Variant("floor: sampled out", instrumented=False, floor=True, sampled=0)
 SAMPLED_OUT_METRICS = Variant("sampled out + metrics", sampled=0, metrics=True)
@@ -71,6 +77,8 @@ METRICS_FLOOR = Variant("floor: recording + metrics", instrumented=False, floor=
 VARIANTS = (
     BARE,
     NO_SDK,
+    PROPAGATION,
+    PROPAGATION_FLOOR,
     SAMPLED_OUT,
     SAMPLED_OUT_FLOOR,
     SAMPLED_OUT_METRICS,
@@ -84,14 +92,19 @@ VARIANTS = (
 )
 """Those of most rows."""
 
+NOT_PROPAGATION = tuple(variant for variant in VARIANTS if not variant.propagation_only)
+"""Those of the rows that no context goes through: what they receive has a context, and none is current afterwards."""
+
 PAIRS = (
+    (NO_SDK, NO_SDK_FLOOR),
+    (PROPAGATION, PROPAGATION_FLOOR),
     (SAMPLED_OUT, SAMPLED_OUT_FLOOR),
     (SAMPLED_OUT_METRICS, SAMPLED_OUT_METRICS_FLOOR),
     (MIXED, MIXED_FLOOR),
     (RECORDING, RECORDING_FLOOR),
     (METRICS, METRICS_FLOOR),
 )
-"""The variants that have a floor on every row, each with its floor."""
+"""The variants that have a floor, each with its floor; not every row has all of them."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +112,7 @@ class Floor:
     """What the floors use of the SDK.
 
     Attributes:
-        tracer: The tracer; one that does nothing without an SDK.
+        tracer: The tracer; one that does nothing without an SDK, and where contexts only go through.
         operation_duration: The histogram; None without metrics, as the others are.
         process_duration: The histogram.
         delivery_latency: The histogram.
@@ -109,6 +122,11 @@ class Floor:
     operation_duration: Histogram | None = None
     process_duration: Histogram | None = None
     delivery_latency: Histogram | None = None
+
+    @property
+    def carries(self) -> bool:
+        """Whether it makes no spans: the contexts of others go through, and that is all."""
+        return isinstance(self.tracer, NoOpTracer)
 
 
 class Discard(SpanExporter):
@@ -160,6 +178,8 @@ class Providers:
             if variant.floor:
                 yield _floor(options.get("tracer_provider", NoOpTracerProvider()), meter_provider)
             elif variant.instrumented:
+                if variant.propagation_only:
+                    options["propagation_only"] = True
                 NatsInstrumentor().instrument(raise_exception_on_conflict=True, **options)
                 try:
                     yield None
