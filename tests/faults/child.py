@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Coroutine
@@ -19,8 +20,8 @@ from typing import Any
 
 from faults.world import World
 
-BARE, ON, ALL = "bare", "on", "all"
-MODES = (BARE, ON, ALL)
+BARE, ON, ALL, PROPAGATION = "bare", "on", "all", "propagation only"
+MODES = (BARE, ON, ALL, PROPAGATION)
 
 END_TIMEOUT = 20.0
 
@@ -54,16 +55,18 @@ class Watched:
     """The instrumentation, and all that must not be: faults, spans left open, contexts left behind, secrets.
 
     Args:
-        mode: On, or with all options.
+        mode: On, with all options, or with propagation only.
         world: The program's.
     """
 
     def __init__(self, mode: str, world: World) -> None:
         # Not at the top: a bare run shall have nothing of it.
-        from faults.options import all_options  # noqa: PLC0415
+        from faults.options import AMBIENT, OPTIONS_OF  # noqa: PLC0415
         from faults.watching import Recorder  # noqa: PLC0415
 
-        self._recorder = Recorder(all_options() if mode == ALL else {}, world.parameters.get("secrets", ()))
+        if mode == ALL:
+            os.environ["OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN"] = "logs/dup"  # what `logger_provider` is for
+        self._recorder = Recorder(OPTIONS_OF[mode], AMBIENT[mode], world.parameters.get("secrets", ()))
         self._recorder.instrument()
         world.check_context = self._recorder.check_context
         world.switch = self._recorder.switch

@@ -1,7 +1,7 @@
 # Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Runs a program bare, instrumented, and with all options on, each in a process of its own, and compares.
+"""Runs a program bare, instrumented, with all options on and with propagation only, each in a process, and compares.
 
 What instrumented runs do must be something that bare runs do as well. Where a program's outcome is a matter of chance
 (which of two things comes first), bare runs are repeated until one of them has done the same; so a difference that is
@@ -21,7 +21,7 @@ from difflib import unified_diff
 from pathlib import Path
 from typing import Any
 
-from faults.child import ALL, BARE, MODES, ON
+from faults.child import ALL, BARE, MODES, ON, PROPAGATION
 from faults.normal import frames
 from faults.world import SIGN
 from support.proxy import Proxy
@@ -33,7 +33,7 @@ TIMEOUT = 600.0
 ATTEMPTS = 6
 """How many bare runs may be needed until one has done what an instrumented one did."""
 
-INSTRUMENTED = (ON, ALL)
+INSTRUMENTED = (ON, ALL, PROPAGATION)
 
 SERVER_NAME = "faults"
 

@@ -17,6 +17,8 @@ from typing import Any
 
 from opentelemetry import context, trace
 from opentelemetry.instrumentation.nats import NatsInstrumentor, _faults
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs.export import SimpleLogRecordProcessor
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
@@ -48,6 +50,22 @@ class _Log(logging.Handler):
         self.lines[f"{record.name}: {record.getMessage()}"] += 1
 
 
+class _Exceptions:
+    """Where exceptions go as log records: looks for secrets."""
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        self.found: Counter[str] = Counter()
+        self._secrets = list(secrets)
+
+    def export(self, batch: Iterable[Any]) -> None:
+        for each in batch:
+            written = str(each.log_record.attributes)
+            self.found.update(f"{secret} in a log record" for secret in self._secrets if secret in written)
+
+    def shutdown(self) -> None:
+        """Has nothing to end."""
+
+
 class _Spans(SpanProcessor):
     """Counts spans by operation, and looks for secrets."""
 
@@ -70,10 +88,11 @@ class Recorder:
 
     Args:
         options: What `instrument()` is given.
+        ambient: The context that the program runs in.
         secrets: Texts that must not be in any telemetry.
     """
 
-    def __init__(self, options: dict[str, Any], secrets: Iterable[str]) -> None:
+    def __init__(self, options: dict[str, Any], ambient: context.Context, secrets: Iterable[str]) -> None:
         self._secrets = list(secrets)
         self._faults = _Faults()
         _faults.raise_faults = self._faults  # type: ignore[assignment]
@@ -86,10 +105,20 @@ class Recorder:
         self._tracers.add_span_processor(self._counter)
         self._reader = InMemoryMetricReader()
         self._meters = MeterProvider([self._reader], shutdown_on_exit=False)
-        self._options = {"tracer_provider": self._tracers, "meter_provider": self._meters, **options}
+        self._exceptions = _Exceptions(self._secrets)
+        self._loggers = LoggerProvider(shutdown_on_exit=False)
+        self._loggers.add_log_record_processor(SimpleLogRecordProcessor(self._exceptions))  # type: ignore[arg-type]
+        self._options = {
+            "tracer_provider": self._tracers,
+            "meter_provider": self._meters,
+            "logger_provider": self._loggers,
+            **options,
+        }
         self._activates = bool(options.get("activate_next_msg"))
         self._originals = {(owner, name): owner.__dict__[name] for owner, name in PATCHED}
         self._left: Counter[str] = Counter()
+        self._ambient = ambient
+        context.attach(ambient)
 
     def instrument(self) -> None:
         """Instruments nats-py."""
@@ -106,7 +135,7 @@ class Recorder:
         # An option says that a received message's context stays.
         if self._activates and getattr(span, "name", "").startswith("receive"):
             return
-        if context.get_current():
+        if context.get_current() not in ({}, self._ambient):  # a thread has none
             self._left[f"{where}: {getattr(span, 'name', span)}"] += 1
 
     def report(self, timeout: float) -> dict[str, Any]:
@@ -129,7 +158,9 @@ class Recorder:
             for (owner, name), value in self._originals.items()
             if owner.__dict__[name] is not value
         ]
-        found = dict(self._spans.found) | {f"{secret} in metrics": 1 for secret in self._secrets if secret in written}
+        found = dict(self._spans.found + self._exceptions.found) | {
+            f"{secret} in metrics": 1 for secret in self._secrets if secret in written
+        }
         found |= {f"{secret} in the log": 1 for secret in self._secrets if secret in str(self._log.lines)}
         return {
             "open spans": open_spans,
