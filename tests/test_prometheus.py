@@ -73,7 +73,10 @@ def scraped() -> Iterator[str]:
     """What the example shows once everything in it has happened."""
     awaited = [*(f"\n{name}{{" for name in sample_names(documented_names())), 'error_type="ValueError"', "NoResponders"]
     with Shop() as example:
-        yield example.wait_for(lambda text: all(each in text for each in awaited))
+        # The series of redeliveries is there, with 0, from a consumer's first delivery on.
+        yield example.wait_for(
+            lambda text: all(each in text for each in awaited) and value(text, "nats_jetstream_redeliveries_total")
+        )
         example.end(signal.SIGINT)
 
 

@@ -304,8 +304,8 @@ def client_of_message(message: object) -> Any:
 
 
 def is_settled(message: object) -> bool:
-    """Tells whether a message was acknowledged (`_ackd`). Without it: an automatic ack may be told that did nothing."""
-    return bool(_read(message, "_ackd", False, "an automatic ack after one of the handler's own is told as well"))
+    """Tells whether a message was acknowledged (`_ackd`). Without it: see what is logged then."""
+    return bool(_read(message, "_ackd", False, "an acknowledgement may be told twice, or its processing end late"))
 
 
 # -- JetStream and the stores -----------------------------------------------------------------------------------------
