@@ -14,6 +14,7 @@ from nats.js import JetStreamContext
 
 from opentelemetry.sdk.metrics.export import HistogramDataPoint
 from support.core import Unique
+from support.metrics import OPT_IN, OPT_IN_ATTRIBUTES
 from support.options import Give
 from support.telemetry import Telemetry
 
@@ -26,7 +27,8 @@ def sizes(telemetry: Telemetry) -> dict[tuple[Any, Any], tuple[int, float]]:
     for point, value in telemetry.metric(NAME).items():
         assert isinstance(value, HistogramDataPoint)
         attributes = dict(point)
-        assert attributes["messaging.system"] == "nats" and "error.type" not in attributes
+        assert attributes.pop("messaging.system") == "nats"
+        assert set(attributes) <= OPT_IN_ATTRIBUTES[NAME]
         key = (attributes["messaging.operation.name"], attributes.get("messaging.destination.name"))
         found[key] = (value.count, value.sum)
     return found
@@ -55,7 +57,7 @@ async def test_each_message_is_recorded_as_it_is_sent_and_consumed(
         ("request", f"{subject}.nobody"): (1, 4),
     }
     metric = telemetry.metrics()[NAME]
-    assert (type(metric.data).__name__, metric.unit) == ("Histogram", "By")
+    assert (type(metric.data).__name__, None, metric.unit) == OPT_IN[NAME]
     bounds = {tuple(point.explicit_bounds) for point in telemetry.metric(NAME).values()}  # type: ignore[union-attr]
     assert bounds == {(0, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304)}
 

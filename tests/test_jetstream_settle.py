@@ -28,12 +28,13 @@ from support.waiting import eventually, flush
 Settle = Callable[[Msg], Awaitable[Any]]
 
 # Not `Msg.ack` and so on: that would be the method from before it is instrumented.
+DELAYED = "nak with a delay"
 KINDS = [
     pytest.param("ack", lambda msg: msg.ack(), id="ack"),
     pytest.param("ack", lambda msg: msg.ack_sync(), id="ack_sync"),
     pytest.param("ack", lambda msg: msg.ack_sync(timeout=5), id="ack_sync with a timeout"),
     pytest.param("nak", lambda msg: msg.nak(), id="nak"),
-    pytest.param("nak", lambda msg: msg.nak(delay=60), id="nak with a delay"),
+    pytest.param("nak", lambda msg: msg.nak(delay=60), id=DELAYED),
     pytest.param("term", lambda msg: msg.term(), id="term"),
     pytest.param("in_progress", lambda msg: msg.in_progress(), id="in_progress"),
 ]
@@ -86,17 +87,19 @@ class TestEveryKind:
         nc: Client,
         telemetry: Telemetry,
         stream: str,
+        request: pytest.FixtureRequest,
     ):
         msg, _, receive = received
         telemetry.clear()
         await settle(msg)
         (span,) = telemetry.spans()
+        delay = {"messaging.nats.jetstream.nak_delay": 60.0} if DELAYED in request.node.name else {}
         assert_span(
             span,
             name=f"{operation} {stream}.*",
             kind=SpanKind.CLIENT,
             attributes=settle_attributes(
-                nc, operation, f"{stream}.new", stream, "worker", 1, template=f"{stream}.*", group="worker"
+                nc, operation, f"{stream}.new", stream, "worker", 1, template=f"{stream}.*", group="worker", **delay
             ),
             parent=receive,
             links=[],

@@ -463,7 +463,8 @@ async def use_everything(nc: Client, name: str) -> None:
     await nc.subscribe(f"{name}-bad", cb=failing)
     await nc.publish(f"{name}-bad", b"x")
     js = await _stream(nc, name, 1)
-    await js.subscribe(f"{name}.one", durable="worker", cb=retrying, manual_ack=True)
+    config = ConsumerConfig(max_deliver=2)
+    await js.subscribe(f"{name}.one", durable="worker", cb=retrying, manual_ack=True, config=config)
     await eventually(lambda: len(seen) == 2)
     subscription = await nc.subscribe(f"{name}-slow", pending_msgs_limit=1)
     for _ in range(3):
@@ -561,11 +562,14 @@ def called_of_ours() -> Iterator[set[str]]:
         if event == "call" and f"instrumentation{os.sep}nats" in frame.f_code.co_filename:
             names.add(frame.f_code.co_name)
 
+    gc.collect()
+    gc.disable()  # what other tests have left behind would tell that it is let go
     sys.setprofile(note)
     try:
         yield names
     finally:
         sys.setprofile(None)
+        gc.enable()
 
 
 class TestProviders:

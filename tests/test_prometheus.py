@@ -17,7 +17,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from support.metrics import ATTRIBUTES, BUCKETS, INSTRUMENTS
+from support.metrics import ATTRIBUTES, BUCKETS, INSTRUMENTS, OPT_IN, OPT_IN_ATTRIBUTES
 from support.server import NatsServer
 from support.shop import Shop, value
 
@@ -73,9 +73,10 @@ def scraped() -> Iterator[str]:
     """What the example shows once everything in it has happened."""
     awaited = [*(f"\n{name}{{" for name in sample_names(documented_names())), 'error_type="ValueError"', "NoResponders"]
     with Shop() as example:
-        # The series of redeliveries is there, with 0, from a consumer's first delivery on.
+        # These series are there, with 0, from a consumer's first delivery on.
+        rising = ("nats_jetstream_redeliveries_total", "nats_jetstream_dead_letters_total")
         yield example.wait_for(
-            lambda text: all(each in text for each in awaited) and value(text, "nats_jetstream_redeliveries_total")
+            lambda text: all(each in text for each in awaited) and all(value(text, name) for name in rising)
         )
         example.end(signal.SIGINT)
 
@@ -108,6 +109,7 @@ class TestExample:
         assert value(scraped, "nats_client_async_errors_total", error_type="ValueError") > 0
         assert value(scraped, "messaging_process_duration_seconds_count", error_type="ValueError") > 0
         assert value(scraped, "nats_jetstream_redeliveries_total", messaging_nats_jetstream_consumer="billing") > 0
+        assert value(scraped, "nats_jetstream_dead_letters_total", messaging_nats_jetstream_consumer="billing") > 0
         refused = {"error_type": "nats.errors.NoRespondersError", "messaging_destination_name": "discounts"}
         assert value(scraped, "messaging_client_operation_duration_seconds_count", **refused) > 0
 
@@ -160,11 +162,14 @@ class TestDocumentation:
             ("Gauge", None): "gauge",
         }
         assert {name: (kind, unit) for name, (kind, unit, _) in documented_instruments().items()} == {
-            name: (kinds[data, rises], unit) for name, (data, rises, unit) in INSTRUMENTS.items()
+            name: (kinds[data, rises], unit) for name, (data, rises, unit) in {**INSTRUMENTS, **OPT_IN}.items()
         }
 
     def test_lists_the_attributes_of_each(self):
-        assert {name: attributes for name, (_, _, attributes) in documented_instruments().items()} == ATTRIBUTES
+        assert {name: attributes for name, (_, _, attributes) in documented_instruments().items()} == {
+            **ATTRIBUTES,
+            **OPT_IN_ATTRIBUTES,
+        }
 
     def test_lists_the_buckets(self):
         [text] = re.findall(r"\*\*Buckets\.\*\* .*?: (.*?) seconds\.", read("metrics.md"), re.S)

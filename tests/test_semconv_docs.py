@@ -17,6 +17,7 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
+from nats.js.api import ConsumerConfig
 from test_coverage import NOT_TRACED
 
 from support import semconv
@@ -64,7 +65,8 @@ class Program:
     async def message(self) -> tuple[Msg, str]:
         """Makes a message of a stream, and tells its subject."""
         name = await self.stream()
-        sub = await self.js.subscribe(name, durable="worker", manual_ack=True)
+        config = ConsumerConfig(max_deliver=1)
+        sub = await self.js.subscribe(name, durable="worker", manual_ack=True, config=config)
         await self.js.publish(name, b"12", headers={"Nats-Msg-Id": "mine"})
         return await sub.next_msg(5), name
 
@@ -226,7 +228,7 @@ async def js_callback(program: Program) -> str:
 @scenario("process {subject}", "body of `async for msg in psub.messages`")
 async def js_loop(program: Program) -> str:
     name = await program.stream()
-    sub = await program.js.subscribe(name)
+    sub = await program.js.subscribe(name, config=ConsumerConfig(max_deliver=1))
     await program.js.publish(name, b"1")
     async for _ in sub.messages:
         break
@@ -249,10 +251,10 @@ async def fetch(program: Program) -> str:
     return name
 
 
-def settle(method: str) -> Scenario:
+def settle(method: str, *args: Any) -> Scenario:
     async def run(program: Program) -> str:
         msg, name = await program.message()
-        await getattr(msg, method)()
+        await getattr(msg, method)(*args)
         return name
 
     return run
@@ -260,7 +262,8 @@ def settle(method: str) -> Scenario:
 
 scenario("ack {subject}", "Msg.ack")(settle("ack"))
 scenario("ack {subject}", "Msg.ack_sync")(settle("ack_sync"))
-for _method in ("nak", "term", "in_progress"):
+scenario("nak {subject}", "Msg.nak")(settle("nak", 60))
+for _method in ("term", "in_progress"):
     scenario(f"{_method} {{subject}}", f"Msg.{_method}")(settle(_method))
 
 

@@ -159,6 +159,11 @@ CASES = [
         {"50m": set()},
     ),
     Case(
+        "a message is delivered for the last time",
+        {f"nats_jetstream_dead_letters_total{{{STREAM}}}": "0x10 1x50"},
+        {"10m": set(), "13m": {"NatsJetStreamDeadLetters"}, "30m": set()},
+    ),
+    Case(
         "every tenth message fails",
         {PROCESS % ("count", ""): "0+90x60", PROCESS % ("count", ', error_type="ValueError"'): "0+10x60"},
         {"5m": set(), "8m": {"NatsHandlerErrors"}},

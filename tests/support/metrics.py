@@ -54,7 +54,9 @@ INSTRUMENTS = {
     "nats.jetstream.delivery.latency": ("Histogram", None, "s"),
     "nats.jetstream.redeliveries": ("Sum", True, "{message}"),
     "nats.jetstream.consumer.pending": ("Gauge", None, "{message}"),
+    "nats.jetstream.dead_letters": ("Sum", True, "{message}"),
 }
+OPT_IN = {"messaging.client.message.body.size": ("Histogram", None, "By")}
 
 _SERVER = {"server.address", "server.port"}
 _SUBJECT = {*_SERVER, "messaging.destination.name", "messaging.destination.template"}
@@ -81,7 +83,9 @@ ATTRIBUTES = {
     "nats.jetstream.delivery.latency": _STREAM,
     "nats.jetstream.redeliveries": _STREAM,
     "nats.jetstream.consumer.pending": _STREAM,
+    "nats.jetstream.dead_letters": _STREAM,
 }
+OPT_IN_ATTRIBUTES = {"messaging.client.message.body.size": {*_SENDER, *_CONSUMER, "messaging.operation.type"}}
 
 COUNTERS = [name for name, (_, rises, _) in INSTRUMENTS.items() if rises]
 

@@ -28,6 +28,7 @@ from _server import nats_server
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
+from nats.js.api import ConsumerConfig
 from prometheus_client import start_http_server
 
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
@@ -38,6 +39,8 @@ from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 HOST = "127.0.0.1"
 PORT = int(os.environ.get("OTEL_EXPORTER_PROMETHEUS_PORT", "9464"))
 PAUSE = 0.2
+
+TWICE = ConsumerConfig(max_deliver=2)
 
 # What a call raises while the server is away, or when it came back without its streams.
 LOST = (nats.errors.Error, asyncio.TimeoutError, OSError)
@@ -52,15 +55,15 @@ async def answer(msg: Msg) -> None:
 
 
 async def bill(js: JetStreamContext, stop: asyncio.Event) -> None:
-    """Takes orders from the stream; every fifth is refused at first and comes again."""
+    """Takes orders from the stream; every fifth is refused at first and comes again, every fiftieth in vain."""
     orders = None
     while not stop.is_set():
         try:
-            orders = orders or await js.pull_subscribe("orders.*.created", durable="billing")
+            orders = orders or await js.pull_subscribe("orders.*.created", durable="billing", config=TWICE)
             for msg in await orders.fetch(5, timeout=1):
                 await asyncio.sleep(random.uniform(0.01, 0.06))
-                first = msg.metadata.num_delivered == 1
-                await (msg.nak() if first and msg.metadata.sequence.stream % 5 == 0 else msg.ack())
+                first, number = msg.metadata.num_delivered == 1, msg.metadata.sequence.stream
+                await (msg.nak() if number % 50 == 0 or (first and number % 5 == 0) else msg.ack())
         except LOST:
             # Nothing to do, usually. But a server that came back without its streams has no such consumer either.
             orders = None if orders is None or await is_lost(orders) else orders

@@ -29,6 +29,8 @@ JETSTREAM_CONSUMER_SEQUENCE = "messaging.nats.jetstream.consumer_sequence"
 JETSTREAM_SETTLEMENT = "messaging.nats.jetstream.settlement"
 JETSTREAM_DELIVERY_COUNT = "messaging.nats.jetstream.delivery_count"
 JETSTREAM_PENDING = "messaging.nats.jetstream.pending"
+JETSTREAM_MAX_DELIVERIES_REACHED = "messaging.nats.jetstream.max_deliveries_reached"
+JETSTREAM_NAK_DELAY = "messaging.nats.jetstream.nak_delay"
 JETSTREAM_DUPLICATE = "messaging.nats.jetstream.duplicate"
 JETSTREAM_DOMAIN = "messaging.nats.jetstream.domain"
 

@@ -37,8 +37,7 @@ _SEQUENCE = names.JETSTREAM_SEQUENCE
 _CONSUMER_SEQUENCE = names.JETSTREAM_CONSUMER_SEQUENCE
 _DELIVERY_COUNT = names.JETSTREAM_DELIVERY_COUNT
 _PENDING = names.JETSTREAM_PENDING
-
-MAX_DELIVERIES_REACHED = "messaging.nats.jetstream.max_deliveries_reached"
+_MAX_DELIVERIES_REACHED = names.JETSTREAM_MAX_DELIVERIES_REACHED
 
 
 class Message(Protocol):
@@ -84,7 +83,7 @@ def message_attributes(origin: Origin, attributes: Attributes, message: Message)
             attributes[_DELIVERY_COUNT] = count
             attributes[_PENDING] = pending
             if origin.max_deliver and count >= origin.max_deliver:
-                attributes[MAX_DELIVERIES_REACHED] = True
+                attributes[_MAX_DELIVERIES_REACHED] = True
     if message_id is not None:
         attributes[_MESSAGE_ID] = message_id
     telemetry = origin.connection.telemetry

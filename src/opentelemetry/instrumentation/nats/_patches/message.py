@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from opentelemetry.context import Context
+from opentelemetry.instrumentation.nats import _attributes as names
 from opentelemetry.instrumentation.nats._attributes import Attributes
 from opentelemetry.instrumentation.nats._calls import Call
 from opentelemetry.instrumentation.nats._contexts import ambient
@@ -99,6 +100,15 @@ def _start_settle(
     return call
 
 
+def _start_nak(
+    telemetry: Telemetry, message: Any, context: Context, /, delay: object = None, *_: object, **__: object
+) -> Call:
+    call = _start_settle(_SETTLE["nak"], telemetry, message, context)
+    if delay and isinstance(delay, (int, float)) and isinstance(call, Settlement):
+        call.attributes[names.JETSTREAM_NAK_DELAY] = float(delay)
+    return call
+
+
 class Settlement(Observed):
     """An acknowledgement of any kind.
 
@@ -118,5 +128,8 @@ class Settlement(Observed):
 
 ROWS: Rows = [
     Row(_Msg, "respond", sending(_start_respond)),
-    *(Row(_Msg, name, observing(partial(_start_settle, operation))) for name, operation in _SETTLE.items()),
+    *(
+        Row(_Msg, name, observing(_start_nak if name == "nak" else partial(_start_settle, operation)))
+        for name, operation in _SETTLE.items()
+    ),
 ]
