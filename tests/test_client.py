@@ -8,14 +8,17 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import ssl
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from operator import attrgetter
+from pathlib import Path
 from typing import Any
 from unittest.mock import ANY
 
 import nats
 import pytest
+import trustme
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.api import Header
@@ -88,6 +91,23 @@ class TestConnect:
         span = telemetry.span(f"connect localhost:{nats_server.port}")
         assert span.attributes["server.address"] == "localhost"
         assert span.attributes["network.peer.address"] == "127.0.0.1"
+
+    async def test_by_tls_that_is_aborted_is_read_without_a_fault(
+        self, telemetry: Telemetry, server_factory: ServerFactory, connect: Connect, tmp_path: Path
+    ):
+        authority, key = trustme.CA(), tmp_path / "server.pem"
+        authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(key)
+        server = server_factory(f'tls {{ cert_file: "{key}", key_file: "{key}" }}')
+        context = ssl.create_default_context()
+        authority.configure_trust(context)
+        nc = await connect(f"tls://localhost:{server.port}", tls=context)
+        nc._transport._io_writer.transport.abort()
+        await eventually(lambda: not nc.is_connected)
+        telemetry.instrument()  # so that the state of the connection is read anew
+        await nc.publish("orders", b"")
+        await eventually(lambda: nc.stats["reconnects"] == 1 and nc.is_connected)
+        await nc.publish("orders", b"")
+        assert telemetry.named("publish orders")[1].attributes["network.peer.address"] == "127.0.0.1"
 
     async def test_that_reaches_nobody_is_an_error(self, telemetry: Telemetry):
         with pytest.raises(nats.errors.NoServersError):

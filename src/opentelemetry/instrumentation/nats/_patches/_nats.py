@@ -124,10 +124,11 @@ def _peer(client: object) -> tuple[str, int] | None:
     transport = _read(client, "_transport", None, "spans lack network.peer.address")
     # TCP and TLS keep a stream writer, WebSocket an aiohttp response; both can tell the socket's peer.
     connected = getattr(transport, "_io_writer", None) or getattr(transport, "_ws", None)
-    peer: Any = connected.get_extra_info("peername") if connected is not None else None
-    if not isinstance(peer, tuple) or len(peer) < 2:  # pyright: ignore[reportUnknownArgumentType]
+    try:
+        peer: Any = cast("Any", connected).get_extra_info("peername")
+    except AttributeError:  # there is no connection, or it is of TLS and asyncio has aborted it
         return None
-    return cast("tuple[str, int]", peer[:2])
+    return cast("tuple[str, int]", peer[:2]) if isinstance(peer, tuple) and peer[1:] else None
 
 
 def buffer_is_crowded(client: object) -> bool:
