@@ -75,7 +75,7 @@ class Signal:
     unit: str = ""
 
 
-# What the model refers to, of the conventions' registry: type, stability, and what it is in few words.
+# What the model and the conventions' own refer to, of the registry: type, stability, and what it is in few words.
 _REGISTRY = {
     "error.type": ("string", "stable", "The class of error that the operation ended with."),
     "messaging.batch.message_count": ("int", "development", "The number of messages of a batch."),
@@ -83,11 +83,13 @@ _REGISTRY = {
     "messaging.consumer.group.name": ("string", "development", "The group that the consumer belongs to."),
     "messaging.destination.anonymous": ("boolean", "development", "Whether the destination has a generated name."),
     "messaging.destination.name": ("string", "development", "The name of the message's destination."),
+    "messaging.destination.partition.id": ("string", "development", "The partition that the message goes to."),
     "messaging.destination.subscription.name": ("string", "development", "The subscription of the destination."),
     "messaging.destination.template": ("string", "development", "The destination name in a form of low cardinality."),
     "messaging.destination.temporary": ("boolean", "development", "Whether the destination exists for a while only."),
     "messaging.message.body.size": ("int", "development", "The size of the message's body in bytes."),
     "messaging.message.conversation_id": ("string", "development", "The conversation that the message belongs to."),
+    "messaging.message.envelope.size": ("int", "development", "The size of the message with its headers in bytes."),
     "messaging.message.id": ("string", "development", "What identifies the message."),
     "messaging.operation.name": ("string", "development", "The name of the operation, in the words of NATS."),
     "messaging.operation.type": ("string", "development", "The type of the operation."),
