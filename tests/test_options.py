@@ -11,12 +11,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,7 +26,7 @@ from opentelemetry.instrumentation.nats import InstrumentOptions, NatsConfigurat
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
@@ -42,7 +39,6 @@ from support.server import NatsServer
 from support.spans import assert_span, span_context, traceparent
 from support.stores import watching
 from support.telemetry import Telemetry, attribute_set
-from support.waiting import eventually
 
 
 @contextmanager
@@ -1075,116 +1071,3 @@ class TestInAProcess:
         assert (program.returncode, program.stderr) == (0, "")
         assert json.loads(program.stdout) == {"app.quiet.one": None, "app.bare": None}
         assert otlp.spans == [] and otlp.metrics == []
-
-
-class TestDocs:
-    """docs/configuration.md against what really happens."""
-
-    PAGE = Path(__file__).parent.parent / "docs" / "configuration.md"
-
-    @classmethod
-    def sections(cls) -> dict[str, str]:
-        options = cls.PAGE.read_text(encoding="utf-8").split("\n## Options\n")[1].split("\n## ")[0]
-        before, *sections = options.split("\n### ")
-        return {"": before} | {section.split("\n", 1)[0]: section for section in sections}
-
-    @staticmethod
-    def blocks(section: str, language: str) -> list[str]:
-        return re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)
-
-    @staticmethod
-    def given(code: str) -> dict[str, Any]:
-        """The options that a piece of code gives."""
-        options: dict[str, Any] = {}
-        instrumentor = SimpleNamespace(instrument=lambda **given: options.update(given))
-        exec(code, {"NatsInstrumentor": lambda: instrumentor})
-        return options
-
-    @staticmethod
-    def drawn(spans: list[ReadableSpan]) -> str:
-        """The spans as the page draws them."""
-        by_id = {span_context(span).span_id: span for span in spans}
-
-        def lines(span: ReadableSpan, depth: int) -> list[str]:
-            line = f"{'   ' * (depth - 1)}{'└─ ' if depth else ''}{span.name}"
-            for link in span.links:
-                if span.parent is None or link.context.span_id != span.parent.span_id:
-                    line += f"  linked to {by_id[link.context.span_id].name}"
-            shown = sorted(
-                (key, value) for key, value in (span.attributes or {}).items() if "header" in key or "app" in key
-            )
-            children = [other for other in spans if other.parent and by_id[other.parent.span_id] is span]
-            return [
-                line,
-                *(f"{'   ' * depth}  {key}: {json.dumps(value)}" for key, value in shown),
-                *(line for child in children for line in lines(child, depth + 1)),
-            ]
-
-        return "\n\n".join("\n".join(lines(span, 0)) for span in spans if span.parent is None) + "\n"
-
-    async def check(self, telemetry: Telemetry, nc: Client, options: dict[str, Any], expected: str) -> None:
-        async def handle(msg: Msg) -> None:
-            await nc.publish("invoices.new", b"{}")
-            handled.set()
-
-        handled = asyncio.Event()
-        telemetry.instrument(**options)
-        subscription = await nc.subscribe("orders.*.created", cb=handle)
-        telemetry.clear()
-        with telemetry.tracer.start_as_current_span("checkout"):
-            headers = {"X-Tenant": "acme", "X-Internal-Id": "7", "Authorization": "Bearer abc"}
-            await nc.publish("orders.8812.created", b"{}", headers=headers)
-        await handled.wait()
-        await eventually(lambda: not telemetry.counter.open)
-        await subscription.unsubscribe()
-        assert self.drawn(telemetry.spans()) == expected
-
-    async def test_the_program_has_these_spans_without_options(self, telemetry: Telemetry, nc: Client):
-        (expected,) = self.blocks(self.sections()[""], "text")
-        await self.check(telemetry, nc, {}, expected)
-
-    @pytest.mark.parametrize(
-        "title",
-        [
-            "`use_span_links`",
-            "`excluded_subjects`",
-            "`included_subjects`",
-            "`should_trace`",
-            "`propagation_excluded_subjects`",
-            "`subject_templates`",
-            "`subject_names`",
-            "`headers_included`, `headers_excluded`",
-            "`publish_hook`, `consume_hook`",
-            "`propagation_only`",
-        ],
-    )
-    async def test_each_option_has_these_spans(self, telemetry: Telemetry, nc: Client, title: str):
-        section = self.sections()[title]
-        (code,), (expected,) = self.blocks(section, "python"), self.blocks(section, "text")
-        options = self.given(code)
-        assert {f"`{name}`" for name in options} == set(title.split(", "))
-        await self.check(telemetry, nc, options, expected)
-
-    async def test_activate_next_msg_has_these_spans(self, telemetry: Telemetry, nc: Client):
-        section = self.sections()["`activate_next_msg`"]
-        _, code = self.blocks(section, "python")
-        for options, expected in zip(({}, self.given(code)), self.blocks(section, "text"), strict=True):
-            telemetry.instrument(**options)
-            subscription = await nc.subscribe("orders.*.created")
-            telemetry.clear()
-            await nc.publish("orders.8812.created", b"{}")
-
-            async def poll(subscription: Any = subscription) -> None:
-                await subscription.next_msg()
-                await nc.publish("invoices.new", b"{}")
-
-            await asyncio.ensure_future(poll())
-            await subscription.unsubscribe()
-            assert self.drawn(telemetry.spans()) == expected
-
-    def test_the_table_has_every_option_with_its_variable_and_the_page_a_section_for_each(self):
-        page = self.PAGE.read_text(encoding="utf-8")
-        for name, variable in VARIABLES.items():
-            assert f"| `{name}` | `{variable}` |" in page
-        sections = {name.strip("`") for title in self.sections() for name in title.split(", ")}
-        assert set(InstrumentOptions.__annotations__) == sections - {""}
