@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import importlib
@@ -190,10 +191,9 @@ _CREDENTIALS = {"user", "password", "token", "user_credentials", "nkeys_seed", "
 
 if os.environ.get("TESTS_LOOP") == "uvloop":
 
-    @pytest.fixture(scope="session")
-    def event_loop_policy() -> Any:
+    def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
         """All tests in uvloop's loops: `tox -e uvloop`."""
-        return importlib.import_module("uvloop").EventLoopPolicy()
+        return {"uvloop": importlib.import_module("uvloop").new_event_loop}
 
 
 _numbers = itertools.count()
