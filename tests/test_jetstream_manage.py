@@ -217,7 +217,7 @@ class TestMethodsThatFail:
             status=(StatusCode.ERROR, str(raised.value)),
         )
 
-    @pytest.mark.skipif(NATS_PY < (2, 3), reason="this nats-py stumbles over it")
+    @pytest.mark.skipif(NATS_PY < (2, 6), reason="this nats-py stumbles over it")
     async def test_a_subject_of_no_stream_is_not_found(
         self, nc: Client, js: JetStreamContext, telemetry: Telemetry, unique: Unique
     ):

@@ -121,16 +121,21 @@ class TestOperationDuration:
 
         subject = unique()
         await nc.subscribe(subject, cb=slow)
-        before = time.perf_counter()
-        await nc.request(subject, b"", timeout=5)
-        elapsed = time.perf_counter() - before
-
-        points = collected(telemetry).points(DURATION)
-        assert 0.03 - EARLY <= points[messages(nc, "request", subject, type="send")].sum <= elapsed
-        assert points[messages(nc, "reply", type="send")].sum < 0.03
-        span = telemetry.span(f"request {subject}")
-        recorded = points[messages(nc, "request", subject, type="send")].sum
-        assert abs((span.end_time - span.start_time) / 1e9 - recorded) < 0.005
+        differences = []
+        recorded = 0.0
+        for number in range(1, 6):
+            before = time.perf_counter()
+            await nc.request(subject, b"", timeout=5)
+            elapsed = time.perf_counter() - before
+            points = collected(telemetry).points(DURATION)
+            total = points[messages(nc, "request", subject, type="send")].sum
+            took, recorded = total - recorded, total
+            assert 0.03 - EARLY <= took <= elapsed
+            assert points[messages(nc, "reply", type="send")].sum < 0.03 * number
+            span = telemetry.named(f"request {subject}")[-1]
+            differences.append(abs((span.end_time - span.start_time) / 1e9 - took))
+        # Two clocks, and a busy machine may stop the program between them; not every time.
+        assert min(differences) < 0.005
 
 
 class TestProcessDuration:
