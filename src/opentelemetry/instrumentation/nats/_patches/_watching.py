@@ -13,18 +13,22 @@ from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import Any
 
+from opentelemetry.context import Context
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._delivering import Describe
 from opentelemetry.instrumentation.nats._faults import FAULTS
 from opentelemetry.instrumentation.nats._holding import make_delivery
-from opentelemetry.instrumentation.nats._observing import writer_of
 from opentelemetry.instrumentation.nats._origins import Origin
 from opentelemetry.instrumentation.nats._patches import _nats
 from opentelemetry.instrumentation.nats._patches._loops import MessageLoop
 from opentelemetry.instrumentation.nats._patches._replacing import Row, Rows
 from opentelemetry.instrumentation.nats._patches._running import steps
 from opentelemetry.instrumentation.nats._patches._waiting import receiving
+from opentelemetry.instrumentation.nats._propagation import extract
+from opentelemetry.instrumentation.nats._providers import span_context
 from opentelemetry.instrumentation.nats._telemetry import Telemetry
+
+_NO_CONTEXT = Context()
 
 _fed: ContextVar[Any] = ContextVar("opentelemetry_nats_fed", default=None)
 
@@ -78,7 +82,8 @@ def _note(item: Any, message: Any) -> None:
         headers = message.headers
         delivery = make_delivery(item)
         delivery.headers = headers
-        delivery.creation = writer_of(headers)
+        delivery.arrived = context = extract(headers, _NO_CONTEXT)
+        delivery.creation = span_context(context)
     except FAULTS:
         _faults.report("reading the context of an update")
 
