@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +64,29 @@ def read_names() -> Iterator[str]:
 NAMES = sorted({name for name in read_names() if PRIVATE(name)} | {*OTHERS, "_client"})
 
 
+class Outcomes(dict[str, dict[str, Any]]):
+    """What happened to each name, read as the programs tell it; the empty one is that of nats-py as it is.
+
+    Args:
+        programs: Each tells of some names, one a line.
+    """
+
+    def __init__(self, programs: list[tuple[subprocess.Popen[str], list[str]]]) -> None:
+        super().__init__()
+        self._programs = programs
+
+    def __missing__(self, name: str) -> dict[str, Any]:
+        [output] = [program.stdout for program, names in self._programs if name in names]
+        assert output is not None
+        while name not in self:
+            outcome = json.loads(output.readline())
+            self[outcome["name"]] = outcome
+        return self[name]
+
+
 @pytest.fixture(scope="module")
-def outcomes(nats_server: NatsServer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """What happened to each name; the empty one is that of nats-py as it is."""
+def outcomes(nats_server: NatsServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcomes]:
+    """What happens to each name."""
     if VERSION < NEWEST:
         pytest.skip("the names are those of the newest nats-py")
     names = ["", *NAMES]
@@ -74,30 +94,19 @@ def outcomes(nats_server: NatsServer, tmp_path_factory: pytest.TempPathFactory) 
     # Two at a time, each with its own server: the exercises' names are the same in all of them.
     other = NatsServer()
     other.start()
-    with closing(other):
-        programs = [
-            subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "support.renaming",
-                    server.url,
-                    str(tmp_path_factory.mktemp(f"nats{number}")),
-                    *names[number::2],
-                ],
-                env=environment,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            for number, server in enumerate((nats_server, other))
-        ]
-        outputs = [program.communicate(timeout=400)[0] for program in programs]
-    lines = [json.loads(line) for output in outputs for line in output.splitlines()]
-    return {outcome["name"]: outcome for outcome in lines}
+    with closing(other), ExitStack() as stack:
+        programs = []
+        for number, server in enumerate((nats_server, other)):
+            folder = str(tmp_path_factory.mktemp(f"nats{number}"))
+            command = [sys.executable, "-u", "-m", "support.renaming", server.url, folder, *names[number::2]]
+            program = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+            programs.append((stack.enter_context(program), names[number::2]))
+            stack.callback(program.kill)
+        yield Outcomes(programs)
 
 
 class TestWithoutAName:
-    def test_everything_is_traced_where_all_names_are_there(self, outcomes: dict[str, dict[str, Any]]):
+    def test_everything_is_traced_where_all_names_are_there(self, outcomes: Outcomes):
         outcome = outcomes[""]
         assert "raised" not in outcome
         assert outcome["instrumented"] == outcome["bare"]
@@ -105,20 +114,20 @@ class TestWithoutAName:
         assert len(outcome["spans"]) > 100
 
     @pytest.mark.parametrize("name", NAMES)
-    def test_the_program_runs_as_without_us(self, outcomes: dict[str, dict[str, Any]], name: str):
+    def test_the_program_runs_as_without_us(self, outcomes: Outcomes, name: str):
         outcome = outcomes[name]
         assert "raised" not in outcome, outcome.get("raised")
         assert outcome["instrumented"] == outcome.get("bare", outcomes[""]["bare"])
 
     @pytest.mark.parametrize("name", NAMES)
-    def test_only_telemetry_is_lost_and_each_loss_is_logged_once(self, outcomes: dict[str, dict[str, Any]], name: str):
+    def test_only_telemetry_is_lost_and_each_loss_is_logged_once(self, outcomes: Outcomes, name: str):
         outcome = outcomes[name]
         assert len(outcome["log"]) == len(set(outcome["log"])) <= 4
         assert all("this nats-py has no" in line or "function in this nats-py" in line for line in outcome["log"])
         assert len(outcome["spans"]) > 40
 
     @pytest.mark.parametrize("name", NAMES)
-    def test_no_plumbing_shows_up(self, outcomes: dict[str, dict[str, Any]], name: str):
+    def test_no_plumbing_shows_up(self, outcomes: Outcomes, name: str):
         def names(of: str) -> set[str]:
             return {span.split(":")[0] for span in outcomes[of]["spans"]}  # without the server's port
 
