@@ -5,31 +5,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 
-from opentelemetry import baggage, context
-from support.core import Unique, process_attributes, receive_attributes, send_attributes
+from support.core import Unique, carrying, process_attributes, receive_attributes, send_attributes
 from support.options import Give
 from support.spans import assert_span
 from support.telemetry import Telemetry
-
-
-@contextmanager
-def carrying(items: dict[str, Any]) -> Iterator[None]:
-    current = context.get_current()
-    for key, value in items.items():
-        current = baggage.set_baggage(key, value, current)
-    token = context.attach(current)
-    try:
-        yield
-    finally:
-        context.detach(token)
 
 
 def captured(attributes: Any) -> dict[str, Any]:

@@ -12,8 +12,6 @@ import asyncio
 import json
 import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -30,7 +28,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
-from support.core import Connect, Unique, process_attributes, receive_attributes, send_attributes
+from support.core import Connect, Unique, carrying, process_attributes, receive_attributes, send_attributes
 from support.exercises import EXERCISES, Exercise
 from support.options import ALL_OPTIONS, OPPOSITES, PROGRAM, SCOPE, VARIABLES, Give, check_program, variables
 from support.otlp import OtlpReceiver
@@ -39,19 +37,6 @@ from support.server import NatsServer
 from support.spans import assert_span, span_context, traceparent
 from support.stores import watching
 from support.telemetry import Telemetry, attribute_set
-
-
-@contextmanager
-def carrying(**items: str) -> Iterator[None]:
-    """Makes baggage current."""
-    current = context.get_current()
-    for key, value in items.items():
-        current = baggage.set_baggage(key, value, current)
-    token = context.attach(current)
-    try:
-        yield
-    finally:
-        context.detach(token)
 
 
 async def nothing(msg: Msg) -> None:
@@ -98,7 +83,7 @@ class TestUseSpanLinks:
             await nc.publish(inside)
 
         await nc.subscribe(subject, cb=callback)
-        with carrying(tenant="acme"):
+        with carrying({"tenant": "acme"}):
             await nc.publish(subject, b"hello")
         (process,) = await telemetry.wait_for(f"process {subject}")
         publish = telemetry.span(f"publish {subject}")
@@ -203,7 +188,7 @@ class TestExcludedSubjects:
             await nc.publish(inside)
 
         await nc.subscribe(f"{word}.>", cb=callback)
-        with telemetry.tracer.start_as_current_span("ambient") as ambient, carrying(tenant="acme"):
+        with telemetry.tracer.start_as_current_span("ambient") as ambient, carrying({"tenant": "acme"}):
             await nc.publish(f"{word}.one", headers={"Own": "1"})
             msg = await asyncio.wait_for(got.get(), 5)
         assert msg.headers == {"Own": "1", "traceparent": traceparent(ambient), "baggage": "tenant=acme"}
@@ -396,7 +381,7 @@ class TestHeaderCapture:
             "BAGGAGE": "a=b",
             "Xraceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
         }
-        with carrying(tenant="acme"):
+        with carrying({"tenant": "acme"}):
             await nc.publish(subscription.subject, headers=sent)
         await subscription.next_msg()
         assert len(telemetry.spans()) == 2
@@ -443,7 +428,7 @@ class TestActivateNextMsg:
         give(activate_next_msg=True)
 
     async def published(self, nc: Client, subject: str) -> None:
-        with carrying(tenant="acme"):
+        with carrying({"tenant": "acme"}):
             await nc.publish(subject)
 
     async def test_off_nothing_is_current_after_it(self, telemetry: Telemetry, nc: Client, unique: Unique):
@@ -584,7 +569,7 @@ class TestActivateNextMsg:
     ):
         bucket, inside = unique("bucket"), unique("inside")
         kv = await js.create_key_value(bucket=bucket)
-        with carrying(tenant="acme"):
+        with carrying({"tenant": "acme"}):
             await kv.put("key", b"1")
         watcher = await watching(kv)
 

@@ -21,7 +21,7 @@ from nats.js.api import ConsumerConfig
 from test_coverage import NOT_TRACED
 
 from support import semconv
-from support.core import Connect, Inbox, ServerFactory, Unique, echo
+from support.core import Connect, Inbox, ServerFactory, Unique, carrying, echo
 from support.patched import PATCHED, VERSION
 from support.stores import watching
 from support.telemetry import Telemetry
@@ -533,13 +533,22 @@ def on(operation: str, operations: list[str]) -> bool:
     return any(groups.get(name, fnmatchcase(operation, name)) for name in operations)
 
 
+def in_tables(attribute: str) -> str:
+    """The name under which the tables have an attribute."""
+    for family, one in (("messaging.header.", "<name>"), ("baggage.", "<key>")):
+        if attribute.startswith(family):
+            return family + one
+    return attribute
+
+
 class TestAttributes:
-    @pytest.mark.instrument(headers_included=["own"])
+    @pytest.mark.instrument(headers_included=["own"], baggage_keys=["tenant"])
     async def test_are_those_of_the_tables(self, telemetry: Telemetry, nc: Client, unique: Unique):
         """Every attribute of every span is in a table for its operation, and what is in a table occurs."""
         for key, (_, call, _) in CALLS.items():
             if exists(call):
-                await SCENARIOS[key](Program(telemetry, nc, unique))
+                with carrying({"tenant": "acme"}):
+                    await SCENARIOS[key](Program(telemetry, nc, unique))
         await telemetry.check_ended()
         spans = telemetry.spans()
         documented = semconv.attributes()
@@ -548,7 +557,7 @@ class TestAttributes:
         for span in spans:
             operation = span.attributes["messaging.operation.name"]
             for attribute in span.attributes:
-                attribute = "messaging.header.<name>" if attribute.startswith("messaging.header.") else attribute
+                attribute = in_tables(attribute)
                 seen.add((operation, attribute))
                 if attribute not in documented or not on(operation, documented[attribute]):
                     undocumented.add((operation, attribute))

@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from opentelemetry import baggage, context
 from support.server import NatsServer
 from support.spans import connection_attributes
 
@@ -82,3 +84,16 @@ class Inbox:
 async def echo(msg: Msg) -> None:
     """Answers with what was asked."""
     await msg.respond(msg.data)
+
+
+@contextmanager
+def carrying(items: Mapping[str, Any]) -> Iterator[None]:
+    """Makes baggage current."""
+    current = context.get_current()
+    for key, value in items.items():
+        current = baggage.set_baggage(key, value, current)
+    token = context.attach(current)
+    try:
+        yield
+    finally:
+        context.detach(token)
