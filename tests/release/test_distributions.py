@@ -15,6 +15,7 @@ from email.message import Message
 from pathlib import Path
 
 import pytest
+from readme_renderer import markdown
 
 from opentelemetry.instrumentation.nats.version import __version__
 
@@ -83,6 +84,27 @@ def test_what_it_says_of_itself(metadata: Message):
     oldest, newest = 10, 14
     versions = re.findall(r"Python :: 3\.(\d+)", "\n".join(metadata.get_all("Classifier") or ()))
     assert versions == [str(minor) for minor in range(oldest, newest + 1)]
+
+
+def test_its_page_on_pypi_shows_and_promises_nothing_that_is_not_there(metadata: Message):
+    text = metadata.get_payload(decode=True).decode()
+    html = markdown.render(text)
+    targets = set(re.findall(r'(?:href|src)="([^"]*)"', html))
+    anchors = {f"#{anchor}" for anchor in re.findall(r'id="([^"]*)"', html)}  # each heading links to itself
+    assert anchors < targets
+    assert [target for target in targets - anchors if not target.startswith("https://")] == []
+    assert "](" not in re.sub("<[^>]*>", "", html), "a link that was cut in two"
+    assert re.findall("^## (.*)", text, re.M) == [
+        "Use it",
+        "Side by side",
+        "How it works",
+        "Options",
+        "Requirements",
+        "Documentation",
+    ]
+    assert "\npip install opentelemetry-instrumentation-nats " in text
+    assert "clone" not in text
+    assert "not on PyPI" not in text
 
 
 def test_every_file_has_its_licence(unpacked: Path):
