@@ -16,12 +16,25 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from opentelemetry.instrumentation import nats as package
 from opentelemetry.instrumentation.nats import InstrumentOptions
+from opentelemetry.instrumentation.nats._options import read_options
 from opentelemetry.sdk.trace import ReadableSpan
 from support.options import VARIABLES
 from support.spans import span_context
 from support.telemetry import Telemetry
 from support.waiting import eventually
+
+
+def default(name: str) -> str:
+    """The table's words for what holds where an option is not given."""
+    if name.endswith("_provider"):
+        return "the global ones"
+    if name == "included_subjects":
+        return "all"
+    options = read_options({})
+    value = getattr(options, name, options.headers)  # of both of headers
+    return str(value).lower() if isinstance(value, int) else "some" if value else "none"
 
 
 class TestDocs:
@@ -127,9 +140,23 @@ class TestDocs:
             await subscription.unsubscribe()
             assert self.drawn(telemetry.spans()) == expected
 
-    def test_the_table_has_every_option_with_its_variable_and_the_page_a_section_for_each(self):
-        page = self.PAGE.read_text(encoding="utf-8")
-        for name, variable in VARIABLES.items():
-            assert f"| `{name}` | `{variable}` |" in page
+    def test_the_table_has_every_option_with_its_variable_and_its_default(self):
+        rows = re.findall(
+            r"^\| (`\w+`(?:, `\w+`)*) \| (?:`(OTEL_\w+)` )?\| ([\w ]+) \|$", self.PAGE.read_text("utf-8"), re.M
+        )
+        told = {name: (variable, default) for names, variable, default in rows for name in re.findall(r"\w+", names)}
+        assert told == {name: (VARIABLES.get(name, ""), default(name)) for name in InstrumentOptions.__annotations__}
+
+    def test_the_page_has_a_section_for_every_option(self):
         sections = {name.strip("`") for title in self.sections() for name in title.split(", ")}
         assert set(InstrumentOptions.__annotations__) == sections - {""}
+
+    def test_what_is_no_option_and_has_a_variable_is_a_switch(self):
+        read = {
+            variable
+            for file in Path(package.__file__).parent.glob("_*.py")
+            for variable in re.findall(r'"(OTEL_\w+)"', file.read_text(encoding="utf-8"))
+        }
+        assert read
+        switches = self.PAGE.read_text(encoding="utf-8").partition("\n## OpenTelemetry's own switches\n")[2]
+        assert [variable for variable in read if f"| `{variable}=" not in switches] == []
