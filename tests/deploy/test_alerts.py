@@ -31,6 +31,9 @@ EXPECTED = {
     ("stalls", "NatsJetStreamConsumerStalled"),
     ("refuses", "NatsJetStreamRedeliveries"),
     ("refuses", "NatsMessagesRefused"),
+    ("exhausts", "NatsJetStreamDeadLetters"),
+    ("exhausts", "NatsJetStreamRedeliveries"),
+    ("exhausts", "NatsMessagesRefused"),
     ("hangs", "NatsHandlerHung"),
     ("fails", "NatsHandlerErrors"),
     ("dawdles", "NatsHandlersSlow"),
@@ -96,7 +99,7 @@ class TestProvoked:
 
             for trouble in ("healthy", "drops", "backlog", "stalls", "refuses", "fails", "dawdles", "stumbles"):
                 start(trouble, trouble)
-            for trouble in ("hangs", "closes", "ends", "leaves"):
+            for trouble in ("exhausts", "hangs", "closes", "ends", "leaves"):
                 start(trouble, trouble)
             start("crashes", "idles")
             start("down", "idles", goes)

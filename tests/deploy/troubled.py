@@ -17,6 +17,7 @@ import nats
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.js.api import ConsumerConfig
 from prometheus_client import start_http_server
 
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
@@ -38,10 +39,11 @@ async def healthy(nc: Client) -> None:
     orders = await js.pull_subscribe("healthy.orders", durable="healthy")
     await nc.subscribe("healthy.prices", cb=answer)
     while True:
-        await js.publish("healthy.orders")
-        await nc.request("healthy.prices", timeout=5)
-        for msg in await orders.fetch(1):
-            await msg.ack()
+        with suppress(nats.errors.TimeoutError):  # of a busy machine
+            await js.publish("healthy.orders")
+            await nc.request("healthy.prices", timeout=5)
+            for msg in await orders.fetch(1):
+                await msg.ack()
         await asyncio.sleep(0.1)
 
 
@@ -67,8 +69,9 @@ async def backlog(nc: Client) -> None:
     while True:
         for _ in range(10):
             await nc.publish("backlog.some")
-        for msg in await orders.fetch(1):
-            await msg.ack()
+        with suppress(nats.errors.TimeoutError):
+            for msg in await orders.fetch(1):
+                await msg.ack()
         await asyncio.sleep(0.05)
 
 
@@ -90,8 +93,21 @@ async def refuses(nc: Client) -> None:
     orders = await js.pull_subscribe("refuses.*", durable="worker")
     while True:
         await js.publish("refuses.some")
-        for msg in await orders.fetch(2, timeout=0.2):
-            await (msg.ack() if msg.metadata.num_delivered > 1 else msg.nak())
+        with suppress(nats.errors.TimeoutError):
+            for msg in await orders.fetch(2, timeout=0.2):
+                await (msg.ack() if msg.metadata.num_delivered > 1 else msg.nak())
+
+
+async def exhausts(nc: Client) -> None:
+    """Gives every message back, as often as it comes."""
+    js = nc.jetstream()
+    await js.add_stream(name="exhausts", subjects=["exhausts.*"])
+    orders = await js.pull_subscribe("exhausts.*", durable="worker", config=ConsumerConfig(max_deliver=2))
+    while True:
+        await js.publish("exhausts.some")
+        with suppress(nats.errors.TimeoutError):
+            for msg in await orders.fetch(2, timeout=0.2):
+                await msg.nak()
 
 
 async def hangs(nc: Client) -> None:
@@ -173,7 +189,22 @@ async def leaves(nc: Client) -> None:
 
 TROUBLES = {
     each.__name__: each
-    for each in (healthy, drops, backlog, stalls, refuses, hangs, fails, dawdles, stumbles, idles, closes, ends, leaves)
+    for each in (
+        healthy,
+        drops,
+        backlog,
+        stalls,
+        refuses,
+        exhausts,
+        hangs,
+        fails,
+        dawdles,
+        stumbles,
+        idles,
+        closes,
+        ends,
+        leaves,
+    )
 }
 
 
