@@ -45,10 +45,19 @@ def test_each_release_is_run_by_ci(factor: str):
     assert factor in CI_FACTORS | {"nats2160", "server215", "wrapt2"}
 
 
-@pytest.mark.parametrize("environment", run_by_ci())
-def test_what_ci_runs_is_known(environment: str):
-    sections = {name.removeprefix("testenv:") for name in tox().sections()}
-    if any(environment in section for section in sections):
+def told() -> set[str]:
+    """The environments that the pages and workflows tell somebody, or a machine, to run."""
+    files = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / ".github").rglob("*.*")]
+    lists = [re.findall(r"tox (?:run )?-e ([\w,-]*\w)(?![\w,$-])", file.read_text(encoding="utf-8")) for file in files]
+    return {name for found in chain.from_iterable(lists) for name in found.split(",")}
+
+
+@pytest.mark.parametrize("environment", sorted({*run_by_ci(), *told()} - {""}))
+def test_what_somebody_is_to_run_is_known(environment: str):
+    sections = [
+        re.sub(r"\{([\w,-]+)\}", lambda names: f"({names[1].replace(',', '|')})", name) for name in tox().sections()
+    ]
+    if any(re.fullmatch(section, f"testenv:{environment}") for section in sections):
         return
     factors = {factor for factor in environment.split("-") if not factor.startswith("py")}
     assert factors <= conditional_factors() | {"otel"}
@@ -71,3 +80,4 @@ def test_the_page_on_reliability_lists_what_is_run():
 
 def test_there_is_something_to_compare():
     assert {"nats220", "server210", "oldest", "otel133", "pure", "uvloop", "fast", "strict", "random"} <= CI_FACTORS
+    assert {"lint", "release", "faults", "upstream-nats-py"} <= told()
