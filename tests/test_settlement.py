@@ -148,6 +148,28 @@ class TestASettlementThatComesLater:
         await msg.term()
         assert queue.settlements() == ["term"]
 
+    @pytest.mark.parametrize("settlement, settle", SETTLE)
+    @pytest.mark.instrument(should_trace=lambda operation, _: operation not in {"ack", "nak", "term"})
+    async def test_that_is_not_traced_ends_it_all_the_same(
+        self, queue: WorkQueue, telemetry: Telemetry, settlement: str, settle: Callable[[Msg], Awaitable[Any]]
+    ):
+        (msg,) = [msg for msg in await queue.fetch(1)]  # noqa: C416
+        assert queue.ended == []
+        await settle(msg)
+        assert queue.settlements() == [settlement]
+        assert telemetry.named(f"{settlement} {queue.subject}") == []
+
+    @pytest.mark.instrument(should_trace=lambda operation, _: operation != "ack")
+    async def test_that_is_not_traced_and_fails_is_none(
+        self, queue: WorkQueue, monkeypatch: pytest.MonkeyPatch, nc: Client
+    ):
+        (msg,) = [msg for msg in await queue.fetch(1)]  # noqa: C416
+        with pytest.raises(asyncio.TimeoutError):
+            await msg.ack_sync(timeout=1e-9)
+        assert queue.ended == []
+        await msg.ack()
+        assert queue.settlements() == ["ack"]
+
     @pytest.mark.skipif(not hasattr(Msg, "is_acked"), reason="this nats-py does not say that a message is acknowledged")
     async def test_that_was_not_seen_is_taken_for_done_with_the_body(self, queue: WorkQueue):
         for msg in await queue.fetch(1):

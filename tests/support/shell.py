@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from support.docs import DOCS, ROOT, blocks
+from support.processes import told
 
 PAGE = DOCS / "quickstart.md"
 
@@ -90,7 +91,7 @@ def type_quick_start(
         timeout=100,
     )
     typed = {
-        name: Typed(*((folder / f"{kind} {name}").read_text() for kind in ("out", "err")))
+        name: Typed((folder / f"out {name}").read_text(), told((folder / f"err {name}").read_text()))
         for name in names
         if (folder / f"err {name}").exists()
     }

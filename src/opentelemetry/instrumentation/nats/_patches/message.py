@@ -93,7 +93,7 @@ def _start_settle(
     else:
         prototype = connection_of(telemetry, _nats.client_of_message(message)).prototype(operation, message.subject)
     if prototype.excluded:
-        return Call()
+        return Call() if delivery is None else _Untold(delivery, operation.name)
     call = Settlement(bound_parent(message, context), prototype)
     call.delivery = delivery
     settlement_attributes(telemetry, call.attributes, message, None if delivery is None else delivery.ack)
@@ -121,9 +121,31 @@ class Settlement(Observed):
     def succeed(self, failure: BaseException | Failure | None, instance: Any = None, result: Any = None) -> None:
         """Ends it, and the processing of its message, if that waits for nothing else."""
         self.end(failure)
-        name = self.prototype.operation.name
-        if failure is None and self.delivery is not None and name in _FINAL:
-            self.delivery.settle(name)
+        if failure is None and self.delivery is not None:
+            _settle(self.delivery, self.prototype.operation.name)
+
+
+class _Untold(Call):
+    """An acknowledgement that is not traced; what it is of may be."""
+
+    recorded = True
+
+    def __init__(self, delivery: Delivery, name: str) -> None:
+        super().__init__()
+        self._delivery = delivery
+        self._name = name
+
+    def fail(self, error: BaseException) -> None:
+        """Leaves the message unsettled."""
+
+    def succeed(self, failure: BaseException | Failure | None, instance: Any = None, result: Any = None) -> None:
+        """Ends the processing of its message, if that waits for nothing else."""
+        _settle(self._delivery, self._name)
+
+
+def _settle(delivery: Delivery, name: str) -> None:
+    if name in _FINAL:
+        delivery.settle(name)
 
 
 ROWS: Rows = [
