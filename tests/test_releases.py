@@ -34,7 +34,8 @@ def run_by_ci() -> list[str]:
     """The environments that CI runs, the newest Python left out of their names."""
     text = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     return [
-        re.sub(r"\$\(newest_python\)-?", "", name) for name in re.findall(r"^(?:tox|tests) \"?(\S+?)\"?$", text, re.M)
+        re.sub(r"\$\(newest_python\)-?", "", name)
+        for name in re.findall(r"^(?:tox|tests|releases) \"?(\S+?)\"?$", text, re.M)
     ]
 
 
