@@ -189,17 +189,41 @@ class TestPutting:
         assert to_contrib.put_into(checkout, "somebody") == [f"{PACKAGE}/tests/old/test_old.py"]
         assert not old.exists()
 
+    def test_again_after_a_new_release_there_replaces_what_is_named(self, checkout: Path):
+        to_contrib.put_into(checkout, "somebody")
+        place = checkout / "opentelemetry-instrumentation/src/opentelemetry/instrumentation/version.py"
+        place.write_text('__version__ = "0.67b0.dev"\n')
+        readme = checkout / "instrumentation/README.md"
+        readme.write_text(read(readme).replace("nats-py >= 2.2", "nats-py >= 2.1"))
+        to_contrib.put_into(checkout, "somebody")
+        for name in FILES:
+            text = read(checkout / name)
+            assert not re.search(r"nats(-py >= 2\.1|==0\.66b0)", text), name
+        for name in ("opentelemetry-contrib-instrumentations/pyproject.toml", "instrumentation/README.md"):
+            assert len(added(checkout, name)) == 1
+
+    def test_again_leaves_the_note_under_its_number(self, checkout: Path):
+        to_contrib.put_into(checkout, "somebody")
+        notes = checkout / ".changelog"
+        (notes / "PULL_REQUEST.added").rename(notes / "5000.added")
+        assert to_contrib.put_into(checkout, "somebody") == []
+        assert [path.name for path in notes.iterdir()] == ["5000.added"]
+
     @pytest.mark.parametrize("name", FILES)
     def test_into_what_lacks_a_file_says_so(self, checkout: Path, name: str):
         (checkout / name).unlink()
         with pytest.raises(to_contrib.UnknownLayout, match=name):
             to_contrib.put_into(checkout, "somebody")
+        assert {str(path.relative_to(checkout)) for path in checkout.rglob("*") if path.is_file()} == set(FILES) - {
+            name
+        }
 
     @pytest.mark.parametrize("name", FILES)
     def test_into_what_lacks_a_place_says_so(self, checkout: Path, name: str):
         (checkout / name).write_text("nothing of the kind\n")
         with pytest.raises(to_contrib.UnknownLayout):
             to_contrib.put_into(checkout, "somebody")
+        assert not (checkout / PACKAGE).exists()
 
     def test_as_a_command(self, checkout: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
         to_contrib.main([str(checkout), "--owner", "somebody"])
@@ -208,6 +232,8 @@ class TestPutting:
         assert capsys.readouterr().out == "nothing to change\n"
         with pytest.raises(SystemExit, match="there is no opentelemetry-instrumentation"):
             to_contrib.main([str(tmp_path / "elsewhere")])
+        with pytest.raises(SystemExit, match="there is no opentelemetry-instrumentation"):
+            to_contrib.main([str(checkout / "tox.ini")])
 
 
 def test_the_page_lists_what_the_script_does():

@@ -83,7 +83,8 @@ def put_into(checkout: Path, owner: str) -> list[str]:
         The files that were changed, relative to the checkout.
 
     Raises:
-        UnknownLayout: The checkout lacks a file, or a place in one, that the package has to be named in.
+        UnknownLayout: The checkout lacks a file, or a place in one, that the package has to be named in. Nothing is
+            changed then.
     """
     contrib = _Checkout(checkout)
     version = contrib.version()
@@ -92,10 +93,11 @@ def put_into(checkout: Path, owner: str) -> list[str]:
         contrib.write(f"{FOLDER}/{path}", text)
     contrib.remove_others(FOLDER, set(files))
     contrib.write("docs/instrumentation/nats/nats.rst", (HERE / "contrib/nats.rst").read_text(encoding="utf-8"))
-    contrib.write(".changelog/PULL_REQUEST.added", _CHANGE)
+    if not contrib.has_note(_CHANGE):  # under the number of its pull request, perhaps
+        contrib.write(".changelog/PULL_REQUEST.added", _CHANGE)
     [instruments] = _our_project()["optional-dependencies"]["instruments"]
     _name_everywhere(contrib, version, instruments, owner)
-    return contrib.changed
+    return contrib.save()
 
 
 def _name_everywhere(contrib: _Checkout, version: str, instruments: str, owner: str) -> None:
@@ -219,11 +221,22 @@ def _siblings(requirements: list[str]) -> list[str]:
 
 
 class _Checkout:
-    """A checkout, and what was changed in it."""
+    """A checkout, and what is to be changed in it: it stays as it is until `save`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.changed: list[str] = []
+        self._texts: dict[str, str] = {}
+        self._removed: list[str] = []
+
+    def save(self) -> list[str]:
+        """Makes the changes, and returns the files that are changed."""
+        for path, text in self._texts.items():
+            target = self._folder / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text, encoding="utf-8")
+        for path in self._removed:
+            (self._folder / path).unlink()
+        return [*self._texts, *self._removed]
 
     def version(self) -> str:
         """The version that all packages of the checkout have."""
@@ -237,11 +250,13 @@ class _Checkout:
         """Writes a file, if it is not that already."""
         target = self._folder / path
         if target.exists() and target.read_text(encoding="utf-8") == text:
-            return
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text, encoding="utf-8")
-        if path not in self.changed:
-            self.changed.append(path)
+            self._texts.pop(path, None)
+        else:
+            self._texts[path] = text
+
+    def has_note(self, text: str) -> bool:
+        """Whether a note of changes has this text."""
+        return any(path.read_text(encoding="utf-8") == text for path in self._folder.glob(".changelog/*.added"))
 
     def remove_others(self, folder: str, paths: set[str]) -> None:
         """Removes the modules that an earlier run has put into a folder and that are not among these paths any more."""
@@ -249,26 +264,26 @@ class _Checkout:
         for path in sorted([*root.glob("src/**/*.py"), *root.glob("tests/**/*.py")]):
             relative = path.relative_to(root).as_posix()
             if relative not in paths:
-                path.unlink()
-                self.changed.append(f"{folder}/{relative}")
+                self._removed.append(f"{folder}/{relative}")
 
-    def insert_sorted(self, path: str, line: str, like: str, *, key: str = "(.*)", after: str = "") -> None:
-        """Inserts a line among those that are like it, where it belongs in their order."""
-        text = self._read(path)
-        lines = text.splitlines()
-        if line in lines:
-            return
-        start = next((at for at, each in enumerate(lines) if after in each), len(lines))
-        alike = [at for at in range(start, len(lines)) if re.fullmatch(like, lines[at])]
-        if not alike:
-            raise UnknownLayout(f"{path} has no line like {line!r}")
+    def insert_sorted(self, path: str, line: str, like: str, *, key: str = r"([\w-]+)", after: str = "") -> None:
+        """Inserts a line among those that are like it, by the order of their keys, instead of one with the same key."""
 
         def order(text: str) -> str:
             found = re.search(key, text)
             return found[1].lower() if found else ""
 
-        place = next((at for at in alike if order(lines[at]) > order(line)), alike[-1] + 1)
-        lines.insert(place, line)
+        text = self._read(path)
+        lines = text.splitlines()
+        start = next((at for at, each in enumerate(lines) if after in each), len(lines))
+        alike = [at for at in range(start, len(lines)) if re.fullmatch(like, lines[at])]
+        if not alike:
+            raise UnknownLayout(f"{path} has no line like {line!r}")
+        old = next((at for at in alike if order(lines[at]) == order(line)), None)
+        if old is not None:
+            lines[old] = line
+        else:
+            lines.insert(next((at for at in alike if order(lines[at]) > order(line)), alike[-1] + 1), line)
         self.write(path, "\n".join(lines) + ("\n" if text.endswith("\n") else ""))
 
     def insert_before(self, path: str, block: str, place: str, *, unless: str = "") -> None:
@@ -281,9 +296,11 @@ class _Checkout:
         self.write(path, text.replace(place, block + place))
 
     def _read(self, path: str) -> str:
+        if path in self._texts:
+            return self._texts[path]
         try:
             return (self._folder / path).read_text(encoding="utf-8")
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise UnknownLayout(f"there is no {path}") from None
 
 
