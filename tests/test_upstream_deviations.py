@@ -69,6 +69,8 @@ class TestAttributes:
         [registry] = yaml.safe_load((CONVENTIONS / "registry.yaml").read_text("utf-8"))["groups"][:1]
         known = {each["id"] for each in registry["attributes"]}
         assert not set(OURS.attributes) & known
+        used = {name for signal in OURS.signals.values() for name in signal.attributes if name.startswith("messaging.")}
+        assert used <= known | set(OURS.attributes)
         # Only with options: a span has `messaging.header.<name>` and `baggage.<key>`.
         assert names(section("Attributes that the conventions lack")) == {
             *OURS.attributes,
