@@ -8,6 +8,7 @@ See docs/next-clients: their own calls are not traced.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import AsyncIterator
 from types import ModuleType
@@ -23,9 +24,11 @@ from nats.js import JetStreamContext
 from opentelemetry.instrumentation.nats import NatsInstrumentor
 from support.core import Unique
 from support.jetstream import unseen
+from support.processes import run
 from support.server import NatsServer
 from support.spans import assert_span, traceparent
 from support.telemetry import Telemetry
+from support.waiting import flush
 
 PACKAGES = ("nats.client", "nats.jetstream", "nats.key_value")
 
@@ -82,7 +85,7 @@ async def test_a_message_of_theirs_makes_a_trace_that_begins_where_nats_py_gets_
 ):
     subject = unique()
     subscription = await nc.subscribe(subject)
-    await nc.flush()
+    await flush(nc)
     await new.publish(subject, b"hello")
     await subscription.next_msg(5)
     assert_span(telemetry.span(f"receive {subject}"), parent=None, links=())
@@ -91,7 +94,7 @@ async def test_a_message_of_theirs_makes_a_trace_that_begins_where_nats_py_gets_
 async def test_a_context_that_they_were_given_is_the_parent(telemetry: Telemetry, nc: Client, new: Any, unique: Unique):
     subject = unique()
     subscription = await nc.subscribe(subject)
-    await nc.flush()
+    await flush(nc)
     headers = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
     await new.publish(subject, b"hello", headers=headers)
     await subscription.next_msg(5)
@@ -108,7 +111,7 @@ async def test_their_request_is_answered_by_a_traced_handler(
         await msg.respond(b"42")
 
     await nc.subscribe(subject, cb=answer)
-    await nc.flush()
+    await flush(nc)
     reply = await new.request(subject, b"?")
     assert reply.data == b"42"
     [process] = await telemetry.wait_for(f"process {subject}")
@@ -145,3 +148,98 @@ async def test_buckets_are_shared(telemetry: Telemetry, js: JetStreamContext, ne
     put, get = telemetry.spans()
     assert (put.name, get.name) == (f"kv.put {bucket}", f"kv.get {bucket}")
     assert_span(get, links=())
+
+
+@pytest.fixture
+async def passed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, object]]:
+    """The public methods that calls of theirs pass, each with its task."""
+    passed: list[tuple[str, object]] = []
+
+    def note(owner: type, name: str) -> None:
+        method = getattr(owner, name)
+
+        async def noting(*args: Any, **kwargs: Any) -> Any:
+            passed.append((f"{owner.__name__}.{name}", asyncio.current_task()))
+            return await method(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, noting)
+
+    note(nats.key_value.KeyValue, "put")
+    note(nats.jetstream.JetStream, "publish")
+    note(nats.client.Client, "request")
+    note(nats.client.Client, "publish")
+    return passed
+
+
+async def test_a_put_passes_four_public_methods_in_one_task(
+    js: JetStreamContext, new: Any, unique: Unique, passed: list[tuple[str, object]]
+):
+    bucket = unique("bucket")
+    await js.create_key_value(bucket=bucket)
+    theirs = await nats.key_value.key_value(nats.jetstream.new(new), bucket)
+    passed.clear()
+    await theirs.put("key", b"1")
+    assert [name for name, _ in passed] == ["KeyValue.put", "JetStream.publish", "Client.request", "Client.publish"]
+    assert {task for _, task in passed} == {asyncio.current_task()}
+
+
+async def test_a_callback_is_called_before_its_message_is_queued(new: Any, unique: Unique):
+    subject = unique()
+    subscription = await new.subscribe(subject)
+    waiting: list[int] = []
+    subscription.add_callback(lambda _: waiting.append(subscription.pending[0]))
+    for _ in range(2):
+        await new.publish(subject, b"hello", headers={"name": ["one", "another"]})
+    await new.flush()
+    message = await subscription.next(5)
+    await subscription.next(5)
+    assert waiting == [0, 1]
+    assert message.headers.get_all("name") == ["one", "another"] and message.status is None
+
+
+# Hides nats-py from the program, as if nothing had installed it: then `nats` is a namespace without code of its own.
+WITHOUT_NATS_PY = """
+import importlib.metadata, importlib.util, sys, types
+place = importlib.util.find_spec("nats").submodule_search_locations
+sys.modules["nats"] = types.ModuleType("nats")
+sys.modules["nats"].__path__ = list(place)
+for module in ("nats.aio", "nats.js", "nats.micro"):
+    sys.modules[module] = None
+real = importlib.metadata.Distribution.from_name.__func__
+def from_name(cls, name):
+    if name == "nats-py":
+        raise importlib.metadata.PackageNotFoundError(name)
+    return real(cls, name)
+importlib.metadata.Distribution.from_name = classmethod(from_name)
+"""
+
+
+async def test_without_nkeys_they_do_not_import():
+    program = await run('import sys\nsys.modules["nkeys"] = None\nimport nats.client', instrumented=False)
+    assert program.returncode == 1
+    assert "nkeys" in program.stderr.splitlines()[-1]
+
+
+async def test_a_program_without_nats_py_runs_and_has_the_usual_line(nats_server: NatsServer, unique: Unique):
+    program = f"""
+{WITHOUT_NATS_PY}
+import asyncio, logging
+logging.basicConfig()
+from opentelemetry.instrumentation.nats import NatsInstrumentor
+NatsInstrumentor().instrument()
+import nats.client
+
+async def main():
+    client = await nats.client.connect({nats_server.url!r})
+    subscription = await client.subscribe({unique()!r})
+    await client.publish(subscription.subject, b"hello")
+    message = await subscription.next(5)
+    print(message.data, message.headers, NatsInstrumentor().is_instrumented_by_opentelemetry)
+    await client.close()
+
+asyncio.run(main())
+"""
+    finished = await run(program, instrumented=False)
+    assert finished.stdout == "b'hello' None False\n", finished.stderr
+    [line] = finished.stderr.splitlines()
+    assert "nats-py >= 2.2, < 3" in line and "nothing can be instrumented" in line
