@@ -136,3 +136,9 @@ class TestApiPage:
     def test_documents_all_that_is_exported(self) -> None:
         [members] = re.findall(r"instrumentation\.nats\n +:members: (.*)", self.text)
         assert sorted(members.split(", ")) == sorted(package.__all__)
+
+
+def test_the_page_on_the_next_clients_names_every_room() -> None:
+    rooms = {path.stem for path in Path(package.__file__).parent.glob("**/_*.py") if "server_trace" not in path.parts}
+    table = (DOCS / "next-clients.md").read_text(encoding="utf-8").partition("## What would carry over")[2]
+    assert rooms - {"__init__"} <= set(re.findall(r"`(?:_patches/)?(\w+)`", table))
