@@ -188,7 +188,7 @@ def propagators() -> Iterator[Callable[..., None]]:
 
 
 if os.environ.get("TESTS_OF") == "releases":
-    # What says the same with whatever it runs: pages, examples, and what makes names of texts. See .ci/run.
+    # CI: what says the same with whatever it runs is left out: pages, examples, and what makes names of texts.
     collect_ignore_glob = [
         "server_trace",
         "test_cardinality.py",
