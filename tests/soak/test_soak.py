@@ -9,20 +9,13 @@ import gc
 import itertools
 import tracemalloc
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from statistics import fmean
 from time import thread_time
-from typing import NamedTuple
 
 import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from opentelemetry.instrumentation.nats import NatsInstrumentor
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from support.soaking import Cost, Providers, in_production, relative, yardstick
 from support.waiting import eventually, flush
 
 MESSAGES = 1_000_000
@@ -46,63 +39,10 @@ GROWTH = 10 * SUBJECTS
 """Bytes: ten for each message of a pass. The smallest object that a message or a subject could leave behind has 28."""
 
 
-class Discard(SpanExporter):
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        return SpanExportResult.SUCCESS
-
-    def shutdown(self) -> None:
-        pass
-
-
-class Providers(NamedTuple):
-    """What the spans and metrics go to."""
-
-    tracer_provider: TracerProvider
-    reader: InMemoryMetricReader
-
-    def flush(self) -> None:
-        """Hands over all that there is so far."""
-        self.tracer_provider.force_flush()
-        self.reader.get_metrics_data()
-
-
 @pytest.fixture
 def providers() -> Iterator[Providers]:
-    """Instruments nats-py as a program in production has it, except that nothing is exported."""
-    tracer_provider = TracerProvider(resource=Resource.get_empty(), shutdown_on_exit=False)
-    tracer_provider.add_span_processor(BatchSpanProcessor(Discard(), max_queue_size=65536))
-    reader = InMemoryMetricReader()
-    meter_provider = MeterProvider([reader], Resource.get_empty(), shutdown_on_exit=False)
-    NatsInstrumentor().instrument(
-        tracer_provider=tracer_provider, meter_provider=meter_provider, raise_exception_on_conflict=True
-    )
-    yield Providers(tracer_provider, reader)
-    NatsInstrumentor().uninstrument()
-    tracer_provider.shutdown()
-    meter_provider.shutdown()
-
-
-class Cost(NamedTuple):
-    """What messages cost.
-
-    Attributes:
-        seconds: Time of this thread, per message.
-        relative: The same in units of a piece of work that never changes, done in between. A machine that has become
-            slower, because others use it as well, is slower at both.
-    """
-
-    seconds: float
-    relative: float
-
-
-def yardstick() -> float:
-    """Does a piece of work that never changes; returns the time of this thread that it took, in seconds."""
-    started = thread_time()
-    attributes = {f"attribute.{number}": number for number in range(12)}
-    for number in range(1000):
-        copied = attributes.copy()
-        copied[f"other.{number}"] = number
-    return thread_time() - started
+    with in_production() as found:
+        yield found
 
 
 class Traffic:
@@ -191,9 +131,9 @@ class TestAMillionMessages:
         print("\nus per message, and in units of the yardstick:")
         for name, costs in (("start", at_start), ("passes", passes), ("end", at_end)):
             print(f"{name}:", ", ".join(f"{cost.seconds * 1e6:.1f} {cost.relative:.1f}" for cost in costs))
-        slower = _relative(at_end) / _relative(at_start)
+        slower = relative(at_end) / relative(at_start)
         # The first pass fills caches.
-        slower_passes = _relative(passes[-3:]) / _relative(passes[1:4])
+        slower_passes = relative(passes[-3:]) / relative(passes[1:4])
         print(f"at the end / at the start: {slower:.3f}, of passes {slower_passes:.3f}")
         assert slower < SLOWDOWN
         assert slower_passes < SLOWDOWN
@@ -211,7 +151,3 @@ class TestAMillionMessages:
         print(f"bytes: {first}, then {other_subjects} with other subjects, then {same_subjects} with the same")
         assert other_subjects - first < GROWTH
         assert same_subjects - other_subjects < GROWTH
-
-
-def _relative(costs: Sequence[Cost]) -> float:
-    return fmean(cost.relative for cost in costs)
