@@ -18,10 +18,18 @@ from types import FrameType
 from typing import Any
 
 from opentelemetry import trace
-from opentelemetry.context import Context, attach, get_current
+from opentelemetry.context import Context
 from opentelemetry.instrumentation.nats._calls import Mark, no_task
 from opentelemetry.instrumentation.nats._propagation import BODY_KEY
-from opentelemetry.instrumentation.nats._providers import SPAN_KEY, context_of_task, running_loop, span_of, task_of
+from opentelemetry.instrumentation.nats._providers import (
+    SPAN_KEY,
+    attach,
+    context_of_task,
+    get_current,
+    running_loop,
+    span_of,
+    task_of,
+)
 from opentelemetry.trace import Span
 
 

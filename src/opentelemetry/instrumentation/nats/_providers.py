@@ -15,6 +15,7 @@ import gc
 import itertools
 import sys
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextvars import ContextVar
 from functools import partial
 from inspect import CO_ASYNC_GENERATOR
 from types import FrameType
@@ -24,6 +25,7 @@ from opentelemetry import context as context_api
 from opentelemetry import metrics as metrics_api
 from opentelemetry import trace
 from opentelemetry.context import Context
+from opentelemetry.context.contextvars_context import ContextVarsRuntimeContext
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.propagators.textmap import TextMapPropagator
@@ -43,8 +45,22 @@ SPAN_KEY: str | None = getattr(propagation, "_SPAN_KEY", None)
 _SUPPRESSED: str | None = getattr(context_api, "_SUPPRESS_INSTRUMENTATION_KEY", None)
 _SUPPRESSED_PLAIN = "suppress_instrumentation"
 
+SUPPRESSING: tuple[str, ...] = () if _SUPPRESSED is None else (_SUPPRESSED, _SUPPRESSED_PLAIN)
+"""The keys by which a context says that it suppresses; none where a release of the API has other names for them."""
+
+_runtime: Any = getattr(context_api, "_RUNTIME_CONTEXT", None)
+# Of a program's own runtime context, which it may choose by OTEL_PYTHON_CONTEXT, nothing is known.
+_current: ContextVar[Context] | None = (
+    getattr(_runtime, "_current_context", None) if type(_runtime) is ContextVarsRuntimeContext else None
+)
 
 # No functions: each message asks, and to enter one takes as long as the question.
+get_current: Callable[[], Context] = context_api.get_current if _current is None else _current.get
+"""Returns the current context, as the API's function of this name does by way of two others."""
+
+attach: Callable[[Context], object] = context_api.attach if _current is None else _current.set
+"""Makes a context current."""
+
 global_tracer_provider: Callable[[], Any] = partial(_TRACING.get, _TRACER_PROVIDER, True)
 """Returns the global tracer provider; None as long as there is none, True where that can't be told."""
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from opentelemetry import context as context_api
 from opentelemetry import trace
-from opentelemetry.context import Context, attach, get_current
+from opentelemetry.context import Context
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._arrived import Note, note_all
 from opentelemetry.instrumentation.nats._attributes import AckSubject, Attributes, parse_ack_subject
@@ -25,7 +25,7 @@ from opentelemetry.instrumentation.nats._observing import Observed
 from opentelemetry.instrumentation.nats._operations import RECEIVE
 from opentelemetry.instrumentation.nats._origins import Origin
 from opentelemetry.instrumentation.nats._processing import Delivery
-from opentelemetry.instrumentation.nats._providers import span_context
+from opentelemetry.instrumentation.nats._providers import attach, get_current, span_context
 from opentelemetry.instrumentation.nats._telemetry import Failure, Telemetry
 from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
 from opentelemetry.trace import INVALID_SPAN_CONTEXT, Link, NonRecordingSpan, Span, SpanContext

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from opentelemetry.context import Context, attach, get_current
+from opentelemetry.context import Context
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._attributes import is_status
 from opentelemetry.instrumentation.nats._contexts import note_failure
@@ -18,6 +18,8 @@ from opentelemetry.instrumentation.nats._origins import Origin
 from opentelemetry.instrumentation.nats._processing import Delivery
 from opentelemetry.instrumentation.nats._propagation import extract
 from opentelemetry.instrumentation.nats._providers import (
+    attach,
+    get_current,
     references,
     suppressed,
 )

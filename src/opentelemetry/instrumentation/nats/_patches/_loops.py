@@ -15,7 +15,6 @@ from types import FrameType
 from typing import Any
 from weakref import ref
 
-from opentelemetry.context import attach, get_current
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._attributes import is_status
 from opentelemetry.instrumentation.nats._calls import Call, current_call, get_mark, own_mark
@@ -28,7 +27,9 @@ from opentelemetry.instrumentation.nats._patches._replacing import below
 from opentelemetry.instrumentation.nats._processing import Delivery
 from opentelemetry.instrumentation.nats._propagation import BODY_KEY, extract
 from opentelemetry.instrumentation.nats._providers import (
+    attach,
     generator_of,
+    get_current,
     get_frame,
     span_context,
     suppressed,

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from opentelemetry.context import get_current
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._calls import Call, own_mark
 from opentelemetry.instrumentation.nats._contexts import unended
@@ -16,7 +15,7 @@ from opentelemetry.instrumentation.nats._delivering import handled_reply
 from opentelemetry.instrumentation.nats._faults import FAULTS
 from opentelemetry.instrumentation.nats._headers import chosen
 from opentelemetry.instrumentation.nats._patches._keeping import connection_of
-from opentelemetry.instrumentation.nats._providers import suppressed
+from opentelemetry.instrumentation.nats._providers import get_current, suppressed
 from opentelemetry.instrumentation.nats._sending import Send, inject
 from opentelemetry.instrumentation.nats._telemetry import Telemetry
 from opentelemetry.instrumentation.nats._texts import cut

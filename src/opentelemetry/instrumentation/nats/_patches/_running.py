@@ -10,14 +10,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from opentelemetry.context import get_current
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._calls import Call, current_call, own_mark
 from opentelemetry.instrumentation.nats._contexts import unended
 from opentelemetry.instrumentation.nats._faults import FAULTS
 from opentelemetry.instrumentation.nats._observing import Consumed, Reading
 from opentelemetry.instrumentation.nats._patches._replacing import Make, Row, Rows
-from opentelemetry.instrumentation.nats._providers import suppressed
+from opentelemetry.instrumentation.nats._providers import get_current, suppressed
 from opentelemetry.instrumentation.nats._telemetry import Failure, Telemetry
 
 Answer = Callable[[Any, Any], "Failure | None"]

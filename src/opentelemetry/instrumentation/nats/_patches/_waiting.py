@@ -9,7 +9,6 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from opentelemetry.context import get_current
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._attributes import is_status
 from opentelemetry.instrumentation.nats._calls import own_mark
@@ -19,7 +18,7 @@ from opentelemetry.instrumentation.nats._origins import Origin
 from opentelemetry.instrumentation.nats._patches import _nats
 from opentelemetry.instrumentation.nats._patches._replacing import Make
 from opentelemetry.instrumentation.nats._patches._running import Inner
-from opentelemetry.instrumentation.nats._providers import suppressed
+from opentelemetry.instrumentation.nats._providers import get_current, suppressed
 from opentelemetry.instrumentation.nats._receiving import Receive, before_receive
 from opentelemetry.instrumentation.nats._telemetry import Telemetry
 
