@@ -10,19 +10,21 @@ whether it is over, which task it is in, and what was current before. Whoever as
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from opcode import opmap
 from types import FrameType
 from typing import Any
 
+from opentelemetry import context as context_api
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.instrumentation.nats._calls import Mark, no_task
 from opentelemetry.instrumentation.nats._propagation import BODY_KEY
 from opentelemetry.instrumentation.nats._providers import (
     SPAN_KEY,
+    SUPPRESSING,
     attach,
     context_of_task,
     get_current,
@@ -31,6 +33,22 @@ from opentelemetry.instrumentation.nats._providers import (
     task_of,
 )
 from opentelemetry.trace import Span
+
+REPLY_KEY = context_api.create_key("nats-handled-reply")
+"""The key by which a context keeps the reply subject of the message being handled, see `handled_reply`."""
+
+ACTIVATION_KEY = context_api.create_key("nats-activation")
+"""The key by which a context that `next_msg()` made current keeps what was current before, see `activate_next_msg`."""
+
+
+def _never(_: Context) -> bool:
+    return False
+
+
+ordinary: Callable[[Context], bool] = (
+    frozenset({*SUPPRESSING, BODY_KEY, REPLY_KEY, ACTIVATION_KEY}).isdisjoint if SUPPRESSING else _never
+)
+"""Tells whether nothing in a context concerns us but its span and baggage: what is suppressed, a body, a reply."""
 
 
 class Body:
@@ -128,6 +146,12 @@ def body_of(context: Context) -> Body | None:
     """Returns the innermost body that a context belongs to."""
     body: Any = context.get(BODY_KEY)
     return body
+
+
+def handled_reply(context: Context) -> str | None:
+    """Returns the reply subject of the message being handled, where nothing about it says that it is an inbox."""
+    reply = context.get(REPLY_KEY)
+    return reply if isinstance(reply, str) else None
 
 
 def unended(context: Context) -> Context:

@@ -16,7 +16,7 @@ from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._arrived import Note, is_noted, note, note_of
 from opentelemetry.instrumentation.nats._attributes import Attributes
 from opentelemetry.instrumentation.nats._baggage import capture_baggage
-from opentelemetry.instrumentation.nats._contexts import Body, with_body, with_span
+from opentelemetry.instrumentation.nats._contexts import REPLY_KEY, Body, with_body, with_span
 from opentelemetry.instrumentation.nats._faults import FAULTS
 from opentelemetry.instrumentation.nats._holding import delivery_of, known, make_delivery
 from opentelemetry.instrumentation.nats._hooks import run_consume_hook
@@ -31,16 +31,7 @@ from opentelemetry.trace import INVALID_SPAN, Link, NonRecordingSpan, Span
 Describe = Callable[[Any], Attributes]
 """Makes the attributes of what is no `Msg`: a KV entry, an object's info."""
 
-# Where the reply subject of the message being handled is kept, when nothing about it says that it is an inbox.
-_HANDLED_REPLY = context_api.create_key("nats-handled-reply")
-
 _NO_CONTEXT = Context()
-
-
-def handled_reply(context: Context) -> str | None:
-    """Returns the reply subject of the message being handled, where nothing about it says that it is an inbox."""
-    reply = context.get(_HANDLED_REPLY)
-    return reply if isinstance(reply, str) else None
 
 
 def deliver(message: Any, origin: Origin, base: Context, notes: list[Note] | None = None) -> tuple[Delivery, Context]:
@@ -163,7 +154,7 @@ def start_process(
                 telemetry.metrics.record_size(len(message.data), prototype.series, context)
         if ack is None and describe is None and message.reply and not origin.connection.is_inbox(message.reply):
             # The requester's inbox prefix is not ours: only this tells that a publish to it is the reply.
-            context = context_api.set_value(_HANDLED_REPLY, message.reply, context)
+            context = context_api.set_value(REPLY_KEY, message.reply, context)
         if body is not None:
             body.context = context
         delivery.begin(prototype, span, context, ack is not None and origin.acknowledges is not False, body)

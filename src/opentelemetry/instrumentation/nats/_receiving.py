@@ -17,7 +17,7 @@ from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._arrived import Note, note_all
 from opentelemetry.instrumentation.nats._attributes import AckSubject, Attributes, parse_ack_subject
 from opentelemetry.instrumentation.nats._baggage import capture_baggage
-from opentelemetry.instrumentation.nats._contexts import ambient
+from opentelemetry.instrumentation.nats._contexts import ACTIVATION_KEY, ordinary, unended
 from opentelemetry.instrumentation.nats._delivering import Describe, deliver
 from opentelemetry.instrumentation.nats._faults import FAULTS
 from opentelemetry.instrumentation.nats._messages import count_deliveries, message_attributes
@@ -29,9 +29,6 @@ from opentelemetry.instrumentation.nats._providers import attach, get_current, s
 from opentelemetry.instrumentation.nats._telemetry import Failure, Telemetry
 from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
 from opentelemetry.trace import INVALID_SPAN_CONTEXT, Link, NonRecordingSpan, Span, SpanContext
-
-# Where a context that `next_msg()` made current keeps what was current before, with the option `activate_next_msg`.
-_ACTIVATION = context_api.create_key("nats-activation")
 
 _NO_CONTEXT = Context()
 
@@ -70,18 +67,19 @@ class _Activation(NamedTuple):
 def give_back() -> None:
     """Puts back what `activate_next_msg` replaced in the running task, if that still is current."""
     context = get_current()
-    activation = context.get(_ACTIVATION)
+    activation = context.get(ACTIVATION_KEY)
     if isinstance(activation, _Activation) and trace.get_current_span(context) is activation.span:
         attach(activation.before)
 
 
-def before_receive(telemetry: Telemetry) -> Context:
+def before_receive() -> Context:
     """Returns the context that a receive is called in, after putting back what `activate_next_msg` replaced."""
-    context = ambient()
-    if not context:
+    context = get_current()
+    if ordinary(context):
         return context
+    context = unended(context)
     # Whatever the options are now: another `instrument()` may have had it on.
-    activation = context.get(_ACTIVATION)
+    activation = context.get(ACTIVATION_KEY)
     # A span that the user has opened since is ambient: it stays, and the receive is its child.
     if isinstance(activation, _Activation) and trace.get_current_span(context) is activation.span:
         attach(activation.before)
@@ -141,7 +139,7 @@ class Receive(Observed):
             if telemetry.options.activate_next_msg and not nested:
                 activated = _Activated(span, telemetry)
                 context = trace.set_span_in_context(activated, context)
-                attach(context_api.set_value(_ACTIVATION, _Activation(ambient, activated), context))
+                attach(context_api.set_value(ACTIVATION_KEY, _Activation(ambient, activated), context))
         except FAULTS:
             _faults.report("recording a receive")
 

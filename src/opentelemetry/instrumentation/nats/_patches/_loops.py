@@ -18,7 +18,7 @@ from weakref import ref
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._attributes import is_status
 from opentelemetry.instrumentation.nats._calls import Call, current_call, get_mark, own_mark
-from opentelemetry.instrumentation.nats._contexts import Body, Place, ambient, around, unended, with_body
+from opentelemetry.instrumentation.nats._contexts import Body, Place, around, ordinary, unended, with_body
 from opentelemetry.instrumentation.nats._delivering import Describe, begin_or_join, show, start_process
 from opentelemetry.instrumentation.nats._faults import FAULTS
 from opentelemetry.instrumentation.nats._holding import delivery_of
@@ -105,24 +105,31 @@ class Loop:
 
     def _carry(self, message: Any) -> None:
         """Without an SDK there are no spans, but a trace that others record still passes through."""
-        current = ambient()
         delivery = None if self._describe is None else delivery_of(message)
         headers = message.headers if self._describe is None else delivery and delivery.headers
-        if headers and not suppressed(current) and span_context(current) is None:
-            self._body = body = Body(own_mark(), current, self._place)
-            body.context = with_body(extract(headers, current), body)
-            attach(body.context)
+        if not headers:
+            return
+        current = get_current()
+        if not ordinary(current):
+            if suppressed(current):
+                return
+            current = unended(current)
+        if current and span_context(current) is not None:
+            return
+        self._body = body = Body(own_mark(), current, self._place)
+        arrived = None if delivery is None or current else delivery.arrived
+        body.context = with_body(extract(headers, current) if arrived is None else arrived, body)
+        attach(body.context)
 
     def _begin(self, message: Any, fresh: bool) -> None:
         current = outside = get_current()
         mark = self._mark
         if mark is not get_mark():  # another task steps
             self._mark = mark = own_mark()
-        if current:
+        if not ordinary(current):
             if suppressed(current):
                 return
-            current = outside = unended(current)
-            current = outside = before_receive(self._telemetry)
+            current = outside = before_receive()
             if BODY_KEY in current:
                 outside = around(current, mark, self._place.home)
         body = Body(mark, current, self._place)

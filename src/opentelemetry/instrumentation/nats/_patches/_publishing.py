@@ -9,9 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 from opentelemetry.instrumentation.nats import _faults
-from opentelemetry.instrumentation.nats._calls import Call, own_mark
-from opentelemetry.instrumentation.nats._contexts import unended
-from opentelemetry.instrumentation.nats._delivering import handled_reply
+from opentelemetry.instrumentation.nats._calls import Call, current_call, own_mark
+from opentelemetry.instrumentation.nats._contexts import handled_reply, ordinary, unended
 from opentelemetry.instrumentation.nats._faults import FAULTS
 from opentelemetry.instrumentation.nats._headers import chosen
 from opentelemetry.instrumentation.nats._patches._keeping import connection_of
@@ -20,11 +19,6 @@ from opentelemetry.instrumentation.nats._sending import Send, inject
 from opentelemetry.instrumentation.nats._telemetry import Telemetry
 from opentelemetry.instrumentation.nats._texts import cut
 from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
-
-
-def _wants_publish(telemetry: Telemetry) -> bool:
-    """Tells whether a message is traced, or has at least a context to carry."""
-    return not telemetry.idle() or (telemetry.enabled and bool(get_current()))
 
 
 # Python itself finds the arguments, by position or keyword, as nats-py does.
@@ -46,9 +40,12 @@ def _are_arguments(*args: object, **kwargs: object) -> bool:
 def make_publish(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[..., Any]:
     """Makes what runs instead of `Client.publish`, see `Make`."""
     inner = _inner_publish(telemetry, original)
+    carry = _carrying_publish(telemetry, original)
 
     async def publish(self: object, *args: object, **kwargs: object) -> Any:
-        if not telemetry.listening and not _wants_publish(telemetry):
+        if not telemetry.listening and telemetry.idle():
+            if telemetry.enabled and get_current():
+                return await carry(self, *args, **kwargs)
             return await original(self, *args, **kwargs)
         call = own_mark().call
         if call is not None:
@@ -56,36 +53,33 @@ def make_publish(telemetry: Telemetry, original: Callable[..., Any]) -> Callable
                 inner(call, self, *args, **kwargs) if call.follows == "publish" else original(self, *args, **kwargs)
             )
         context = get_current()
-        if context and suppressed(context):
+        plain = ordinary(context)
+        if not plain and suppressed(context):
             return await original(self, *args, **kwargs)
         send = None
         try:
-            if context:
+            if not plain:
                 context = unended(context)
             subject, payload, reply, headers, rest, more = _publish_arguments(*args, **kwargs)
             if isinstance(subject, str) and isinstance(reply, str):
                 size = len(payload)
                 connection = connection_of(telemetry, self)
-                if not telemetry.listening:
-                    # Without an SDK there are no spans, but a trace that others record still passes through.
-                    carries = telemetry.naming.carries_context(subject) and not (headers and chosen(headers, context))
+                if not plain and handled_reply(context) == subject:
+                    prototype = connection.reply_prototype(subject)
                 else:
-                    if context and handled_reply(context) == subject:
-                        prototype = connection.reply_prototype(subject)
-                    else:
-                        prototype = connection.publish_prototype(subject)
-                    carries = prototype.carries_context
-                    if not prototype.excluded:
-                        attributes = prototype.attributes.copy()
-                        if reply:
-                            attributes[messaging.MESSAGING_MESSAGE_CONVERSATION_ID] = cut(reply)
-                        if prototype.shared:
-                            attributes[messaging.MESSAGING_DESTINATION_NAME] = cut(subject)
-                        send = Send.start(prototype, attributes, context, headers, payload)
-                        context = send.context
-                        carries = send.injects
-                    elif carries and headers:
-                        carries = chosen(headers, context) is None
+                    prototype = connection.publish_prototype(subject)
+                carries = prototype.carries_context
+                if not prototype.excluded:
+                    attributes = prototype.attributes.copy()
+                    if reply:
+                        attributes[messaging.MESSAGING_MESSAGE_CONVERSATION_ID] = cut(reply)
+                    if prototype.shared:
+                        attributes[messaging.MESSAGING_DESTINATION_NAME] = cut(subject)
+                    send = Send.start(prototype, attributes, context, headers, payload)
+                    context = send.context
+                    carries = send.injects
+                elif carries and headers:
+                    carries = chosen(headers, context) is None
                 if carries:
                     headers = inject(connection.room, context, size, headers, subject, reply)
                 if send is not None and telemetry.options.publish_hook is not None:
@@ -104,6 +98,33 @@ def make_publish(telemetry: Telemetry, original: Callable[..., Any]) -> Callable
             raise
         send.finish(None)
         return result
+
+    return publish
+
+
+def _carrying_publish(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[..., Any]:
+    """Makes what publishes where there is no SDK: there are no spans, but a trace that others record passes through."""
+    carries_context = telemetry.naming.carries_context
+
+    def publish(self: object, *args: object, **kwargs: object) -> Any:
+        try:
+            subject, payload, reply, headers, rest, more = _publish_arguments(*args, **kwargs)
+            # The subject first: most of what a worker publishes are acknowledgements.
+            if isinstance(subject, str) and isinstance(reply, str) and carries_context(subject):
+                size = len(payload)
+                context = get_current()
+                if not ordinary(context):
+                    if suppressed(context):
+                        return original(self, *args, **kwargs)
+                    context = unended(context)
+                if current_call() is None and not (headers and chosen(headers, context)):
+                    headers = inject(connection_of(telemetry, self).room, context, size, headers, subject, reply)
+                    args, kwargs = (subject, payload, reply, headers, *rest), more
+        except FAULTS as error:
+            # Arguments that nats-py does not take either are no fault: it is about to say so.
+            if not isinstance(error, TypeError) or _are_arguments(*args, **kwargs):
+                _faults.report("preparing a message")
+        return original(self, *args, **kwargs)
 
     return publish
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._calls import Call, current_call, own_mark
-from opentelemetry.instrumentation.nats._contexts import unended
+from opentelemetry.instrumentation.nats._contexts import ordinary, unended
 from opentelemetry.instrumentation.nats._faults import FAULTS
 from opentelemetry.instrumentation.nats._observing import Consumed, Reading
 from opentelemetry.instrumentation.nats._patches._replacing import Make, Row, Rows
@@ -131,10 +131,11 @@ def running(
                     return await inner(call, original, self, *args, **kwargs)
                 return await original(self, *args, **kwargs)
             context = get_current()
-            if context and suppressed(context):
+            plain = ordinary(context)
+            if not plain and suppressed(context):
                 return await original(self, *args, **kwargs)
             try:
-                if context:
+                if not plain:
                     context = unended(context)
                 call = start(telemetry, self, context, *args, **kwargs)
                 if reading is not None:

@@ -12,6 +12,7 @@ from typing import Any
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._attributes import is_status
 from opentelemetry.instrumentation.nats._calls import own_mark
+from opentelemetry.instrumentation.nats._contexts import ordinary
 from opentelemetry.instrumentation.nats._delivering import Describe
 from opentelemetry.instrumentation.nats._faults import FAULTS
 from opentelemetry.instrumentation.nats._origins import Origin
@@ -56,10 +57,11 @@ def receiving(
                     return await inner(call, original, self, *args, **kwargs)
                 return await original(self, *args, **kwargs)
             context = get_current()
-            if context and suppressed(context):
+            plain = ordinary(context)
+            if not plain and suppressed(context):
                 return await original(self, *args, **kwargs)
             try:
-                receive = Receive(origin_of(telemetry, self), before_receive(telemetry) if context else context)
+                receive = Receive(origin_of(telemetry, self), context if plain else before_receive())
             except FAULTS:
                 _faults.report("starting a receive")
                 return await original(self, *args, **kwargs)

@@ -184,7 +184,7 @@ def _make_fetch(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[
             elif core is not None:  # without one it is unsubscribed: nats-py is about to say so
                 client = _nats.client_of_pull(self)
                 origin = _origin_of_pull(connection_of(telemetry, client), self, core)
-                fetch = Fetch(origin, before_receive(telemetry))
+                fetch = Fetch(origin, before_receive())
                 generation = origin.connection.generation
                 mark = own_mark()
                 mark.call = fetch
