@@ -11,7 +11,7 @@ from typing import Any
 from opentelemetry.context import Context
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._attributes import is_status
-from opentelemetry.instrumentation.nats._contexts import note_failure
+from opentelemetry.instrumentation.nats._contexts import note_failure, ordinary
 from opentelemetry.instrumentation.nats._delivering import show, start_process
 from opentelemetry.instrumentation.nats._faults import FAULTS
 from opentelemetry.instrumentation.nats._origins import Origin
@@ -24,6 +24,8 @@ from opentelemetry.instrumentation.nats._providers import (
     suppressed,
 )
 from opentelemetry.instrumentation.nats._telemetry import Failure, Telemetry
+
+_NO_CONTEXT = Context()
 
 Handler = Callable[[Any], Awaitable[Any]]
 """A callback, or the handler of a service's endpoint."""
@@ -59,17 +61,19 @@ def trace_handler(
     Returns:
         What nats-py is to call instead.
     """
+    # Where contexts are all that we are for, a message without one must not be taken for that of its `subscribe()`.
+    carries_nothing = telemetry.options.propagation_only
 
     async def traced(argument: Any) -> Any:
         message = argument if message_of is _itself else message_of(argument)
         if message is None:
             return await handler(argument)
         if not telemetry.listening and telemetry.idle():
-            if telemetry.enabled and (message.headers or telemetry.options.propagation_only):
+            if telemetry.enabled and (message.headers or carries_nothing):
                 return await _carry(handler, argument, message.headers)
             return await handler(argument)
         previous = get_current()
-        if (previous and suppressed(previous)) or (not message.data and is_status(message.headers, 0)):
+        if (not ordinary(previous) and suppressed(previous)) or (not message.data and is_status(message.headers, 0)):
             return await handler(argument)
         delivery = start_process(origin, message)
         if delivery is None:
@@ -106,10 +110,10 @@ def trace_handler(
 async def _carry(handler: Handler, argument: Any, headers: Any) -> Any:
     """Without an SDK there are no spans, but a trace that others record still passes through."""
     previous = get_current()
-    if suppressed(previous):
+    if not ordinary(previous) and suppressed(previous):
         return await handler(argument)
     try:
-        attach(extract(headers, Context()))
+        attach(extract(headers, _NO_CONTEXT) if headers else _NO_CONTEXT)
     except FAULTS:
         _faults.report("reading the context of a message")
     try:
