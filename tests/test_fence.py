@@ -194,9 +194,10 @@ THEIRS = {"original", "inner", "handler", "callback", "put", "_step", "found"}
 # ... and these of ours, each a fence of its own, or nothing that can fail.
 FENCED = {
     "idle",
-    "_wants_publish",
+    "carry",
     "own_mark",
     "get_current",
+    "ordinary",
     "suppressed",
     "report",
     "lost",

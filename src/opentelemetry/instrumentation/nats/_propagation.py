@@ -137,8 +137,9 @@ def write_context(context: Context) -> dict[str, str]:
     current = _configured
     if propagate.get_global_textmap() is not current.propagator:
         current = configured()
-    plain = (len(context) == 1 or (len(context) == 2 and BODY_KEY in context)) and SPAN_KEY in context
-    for propagator in current.writers if plain else current.parts:
+    # Where a context has a span and at most the body that it belongs to, there is nothing for the other propagators.
+    only_span = SPAN_KEY in context and len(context) == 1 + (BODY_KEY in context)
+    for propagator in current.writers if only_span else current.parts:
         try:
             propagator.inject(headers, context)  # pyright: ignore[reportArgumentType] (the default setter takes any)
         except _faults.FAULTS:

@@ -48,6 +48,8 @@ _SUPPRESSED_PLAIN = "suppress_instrumentation"
 SUPPRESSING: tuple[str, ...] = () if _SUPPRESSED is None else (_SUPPRESSED, _SUPPRESSED_PLAIN)
 """The keys by which a context says that it suppresses; none where a release of the API has other names for them."""
 
+_untouched = frozenset(SUPPRESSING).isdisjoint
+
 _runtime: Any = getattr(context_api, "_RUNTIME_CONTEXT", None)
 # Of a program's own runtime context, which it may choose by OTEL_PYTHON_CONTEXT, nothing is known.
 _current: ContextVar[Context] | None = (
@@ -79,9 +81,9 @@ def suppressed(context: Context) -> bool:
     Args:
         context: The current context.
     """
-    if _SUPPRESSED is None:
+    if not SUPPRESSING:
         return not is_instrumentation_enabled()
-    return bool(context) and bool(context.get(_SUPPRESSED) or context.get(_SUPPRESSED_PLAIN))
+    return not _untouched(context) and any(context.get(key) for key in SUPPRESSING)
 
 
 def span_context(context: Context) -> SpanContext | None:

@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
-from opentelemetry.instrumentation.nats import _faults
+from opentelemetry.instrumentation.nats import _faults, _subjects
 from opentelemetry.instrumentation.nats._calls import Call, current_call, own_mark
 from opentelemetry.instrumentation.nats._contexts import handled_reply, ordinary, unended
 from opentelemetry.instrumentation.nats._faults import FAULTS
@@ -104,27 +105,34 @@ def make_publish(telemetry: Telemetry, original: Callable[..., Any]) -> Callable
 
 def _carrying_publish(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[..., Any]:
     """Makes what publishes where there is no SDK: there are no spans, but a trace that others record passes through."""
-    carries_context = telemetry.naming.carries_context
+    carries_context = telemetry.naming.carries_context if telemetry.naming.withholds else _subjects.carries_context
 
-    def publish(self: object, *args: object, **kwargs: object) -> Any:
+    @wraps(original)  # its name is in Python's own complaint about arguments that it can't tell apart
+    def publish(
+        self: object,
+        subject: Any,
+        payload: Any = b"",
+        reply: Any = "",
+        headers: Any = None,
+        *rest: object,
+        **more: object,
+    ) -> Any:
         try:
-            subject, payload, reply, headers, rest, more = _publish_arguments(*args, **kwargs)
             # The subject first: most of what a worker publishes are acknowledgements.
             if isinstance(subject, str) and isinstance(reply, str) and carries_context(subject):
                 size = len(payload)
                 context = get_current()
-                if not ordinary(context):
-                    if suppressed(context):
-                        return original(self, *args, **kwargs)
-                    context = unended(context)
-                if current_call() is None and not (headers and chosen(headers, context)):
-                    headers = inject(connection_of(telemetry, self).room, context, size, headers, subject, reply)
-                    args, kwargs = (subject, payload, reply, headers, *rest), more
+                plain = ordinary(context)
+                if (plain or not suppressed(context)) and current_call() is None:
+                    if not plain:
+                        context = unended(context)
+                    if not headers or chosen(headers, context) is None:
+                        headers = inject(connection_of(telemetry, self).room, context, size, headers, subject, reply)
         except FAULTS as error:
             # Arguments that nats-py does not take either are no fault: it is about to say so.
-            if not isinstance(error, TypeError) or _are_arguments(*args, **kwargs):
+            if not isinstance(error, TypeError) or _are_arguments(subject, payload):
                 _faults.report("preparing a message")
-        return original(self, *args, **kwargs)
+        return original(self, subject, payload, reply, headers, *rest, **more)
 
     return publish
 
