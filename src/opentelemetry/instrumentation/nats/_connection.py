@@ -18,7 +18,7 @@ from opentelemetry.instrumentation.nats._operations import PROCESS, PUBLISH, REP
 from opentelemetry.instrumentation.nats._readings import ClientReadings
 from opentelemetry.instrumentation.nats._subjects import ACK_PREFIX, INBOX_PREFIX, is_plumbing
 from opentelemetry.instrumentation.nats._telemetry import Telemetry
-from opentelemetry.instrumentation.nats._texts import LONGEST, cut
+from opentelemetry.instrumentation.nats._texts import cut
 from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
 from opentelemetry.semconv.attributes.network_attributes import NETWORK_PEER_ADDRESS, NETWORK_PEER_PORT
 from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
@@ -204,16 +204,20 @@ class Connection:
         return prototype
 
     def reply_prototype(self, subject: str, about: str = "") -> Prototype:
-        """Returns the prototype of a reply; its attributes have this inbox.
+        """Returns the prototype of a reply; where it is shared, its attributes do not have this inbox.
 
         Args:
             subject: The reply subject.
             about: The subject of the message that is answered, where that is known.
         """
+        naming = self.telemetry.naming
         made = self._reply
         if made is None:
             made = self._reply = self.make(REPLY, Destination("", inbox=True))
-        naming = self.telemetry.naming
+            # One for all inboxes, unless an option looks at each: to make one costs 80 instructions.
+            made.shared = not (naming.excludes or naming.asks or naming.withholds)
+        if made.shared and not subject.startswith("$"):
+            return made
         prototype = Prototype(
             self.telemetry,
             REPLY,
@@ -223,9 +227,7 @@ class Connection:
             self.room,
             self.readings.processing,
         )
-        shown = subject if len(subject) <= LONGEST else cut(subject)
-        prototype.attributes[messaging.MESSAGING_DESTINATION_NAME] = shown
-        prototype.attributes[messaging.MESSAGING_MESSAGE_CONVERSATION_ID] = shown
+        prototype.add_subject(prototype.attributes, subject)
         prototype.excluded = naming.excludes and naming.excluded_reply(subject, about)
         prototype.carries_context = naming.carries_context(subject)
         if naming.asks and not prototype.excluded:

@@ -20,7 +20,7 @@ from opentelemetry.instrumentation.nats._attributes import Attributes
 from opentelemetry.instrumentation.nats._faults import FAULTS
 from opentelemetry.instrumentation.nats._series import Series
 from opentelemetry.instrumentation.nats._telemetry import Failure, Telemetry
-from opentelemetry.instrumentation.nats._texts import exception_attributes, type_of
+from opentelemetry.instrumentation.nats._texts import LONGEST, cut, exception_attributes, type_of
 from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
 from opentelemetry.semconv._incubating.metrics import messaging_metrics
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
@@ -154,7 +154,8 @@ class Prototype:
         asked: What the user's predicate is to be asked about at each call, see `answered`; None for nothing.
         carries_context: Whether a message sent may be given trace headers.
         counts_at_end: Whether the message counts when an operation is over.
-        shared: Whether it is that of all subjects with its template, so that each message brings its own.
+        shared: Whether it is that of all subjects with its template, or of all inboxes, so that each message brings its
+            own, see `add_subject`.
     """
 
     __slots__ = (
@@ -198,6 +199,18 @@ class Prototype:
         self.carries_context = True
         self.counts_at_end = operation.counts_at_end
         self.shared = False
+
+    def add_subject(self, attributes: Attributes, subject: str) -> None:
+        """Adds the subject of one message to a copy of the attributes, where the prototype is shared.
+
+        Args:
+            attributes: The copy.
+            subject: The subject; of a reply it is the inbox, which names the conversation too.
+        """
+        shown = subject if len(subject) <= LONGEST else cut(subject)
+        attributes[messaging.MESSAGING_DESTINATION_NAME] = shown
+        if self.operation is REPLY:
+            attributes[messaging.MESSAGING_MESSAGE_CONVERSATION_ID] = shown
 
     def answered(self) -> Prototype:
         """Asks the user's predicate about one call.

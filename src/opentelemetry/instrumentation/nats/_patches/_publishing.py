@@ -72,10 +72,10 @@ def make_publish(telemetry: Telemetry, original: Callable[..., Any]) -> Callable
                 carries = prototype.carries_context
                 if not prototype.excluded:
                     attributes = prototype.attributes.copy()
+                    if prototype.shared:
+                        prototype.add_subject(attributes, subject)
                     if reply:
                         attributes[messaging.MESSAGING_MESSAGE_CONVERSATION_ID] = cut(reply)
-                    if prototype.shared:
-                        attributes[messaging.MESSAGING_DESTINATION_NAME] = cut(subject)
                     send = Send.start(prototype, attributes, context, headers, payload)
                     context = send.context
                     carries = send.injects

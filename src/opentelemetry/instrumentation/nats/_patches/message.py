@@ -12,7 +12,6 @@ from opentelemetry.context import Context
 from opentelemetry.instrumentation.nats import _attributes as names
 from opentelemetry.instrumentation.nats._attributes import Attributes
 from opentelemetry.instrumentation.nats._calls import Call
-from opentelemetry.instrumentation.nats._contexts import ambient
 from opentelemetry.instrumentation.nats._delivering import bound_parent
 from opentelemetry.instrumentation.nats._holding import delivery_of
 from opentelemetry.instrumentation.nats._messages import settlement_attributes
@@ -44,17 +43,23 @@ def _start_respond(
     telemetry: Telemetry, message: Any, context: Context, /, data: Any = None, *_: object, **__: object
 ) -> Call:
     # The headers are an echo of those received: whatever context is in them, nobody chose it.
-    return start_reply(telemetry, message, data, None)
+    return start_reply(telemetry, message, context, data, None)
 
 
 def start_reply(
-    telemetry: Telemetry, message: Any, data: Any, headers: Any, attributes: Attributes | None = None
+    telemetry: Telemetry,
+    message: Any,
+    context: Context,
+    data: Any,
+    headers: Any,
+    attributes: Attributes | None = None,
 ) -> Call:
     """Starts the operation of what answers a message, see `Start`.
 
     Args:
         telemetry: The telemetry.
         message: The message that is answered; None where nats-py does not tell.
+        context: The current context.
         data: The answer's payload.
         headers: The answer's headers, as far as the caller chose them.
         attributes: What the span has besides.
@@ -65,10 +70,12 @@ def start_reply(
     if not client:
         return Call()
     prototype = connection_of(telemetry, client).reply_prototype(message.reply, message.subject)
-    parent = bound_parent(message, ambient())
+    parent = bound_parent(message, context)
     if prototype.excluded:
         return unrecorded(prototype, parent)
     all_attributes = prototype.attributes.copy()
+    if prototype.shared:
+        prototype.add_subject(all_attributes, message.reply)
     if attributes:
         all_attributes.update(attributes)
     return Send.start(prototype, all_attributes, parent, headers, data)

@@ -95,16 +95,16 @@ def _error_attributes(telemetry: Telemetry, code: Any, description: Any) -> Attr
 
 
 def _start_respond(
-    arguments: Arguments,
     telemetry: Telemetry,
     request: Any,
     context: Context,
     /,
-    *args: object,
-    **kwargs: object,
+    data: Any = b"",
+    headers: Any = None,
+    *_: object,
+    **__: object,
 ) -> Call:
-    get = partial(arguments.get, args, kwargs)
-    return start_reply(telemetry, _nats.message_of(request), get("data") or b"", get("headers"))
+    return start_reply(telemetry, _nats.message_of(request), context, data or b"", headers)
 
 
 def _start_respond_error(
@@ -118,15 +118,16 @@ def _start_respond_error(
 ) -> Call:
     get = partial(arguments.get, args, kwargs)
     code, description = get("code"), get("description")
-    delivery = delivery_of(_nats.message_of(request))
+    message = _nats.message_of(request)
+    delivery = delivery_of(message)
     attributes = _error_attributes(telemetry, code, description)
     if delivery is not None and delivery.span is not None:
         delivery.failure = _service_error(delivery, code, description)
-    return start_reply(telemetry, _nats.message_of(request), get("data") or b"", get("headers"), attributes)
+    return start_reply(telemetry, message, context, get("data") or b"", get("headers"), attributes)
 
 
 ROWS: Rows = [
     Row(_Endpoint, "_start", _make_start),
-    *row(_Request, "respond", sending, _start_respond),
+    Row(_Request, "respond", sending(_start_respond)),
     *row(_Request, "respond_error", sending, _start_respond_error),
 ]
