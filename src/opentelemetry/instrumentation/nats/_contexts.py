@@ -122,18 +122,18 @@ class Body:
         return f"<body {'that is over' if self.over else f'under {span_of(self.context)!r}'}>"
 
 
-def with_span(context: Context, span: Span, body: Body | None) -> Context:
-    """Makes the context of a piece of work from the one that is around it.
+def with_span(context: Context, span: Span, body: Body | None = None) -> Context:
+    """Makes the context with a span from the one that is around it.
 
     Args:
         context: The context around it.
-        span: Its message's process span.
-        body: The body; None for a handler.
+        span: The span.
+        body: The body that the span is of, if it is of one.
     """
     if SPAN_KEY is None:
         context = trace.set_span_in_context(span, context)
         return context if body is None else Context({**context, BODY_KEY: body})
-    # As that function does: to call it would be 23 instructions of a callback, and 30 of a loop's step, 1 % of it.
+    # As that function does: to call it would be 12 instructions of a send or a callback, and 30 of a loop's step, 1 %.
     return Context({**context, SPAN_KEY: span} if body is None else {**context, SPAN_KEY: span, BODY_KEY: body})
 
 

@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 from time import perf_counter_ns, time_ns
 from typing import Any
 
-from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._arrived import note_read
 from opentelemetry.instrumentation.nats._calls import Call
+from opentelemetry.instrumentation.nats._contexts import with_span
 from opentelemetry.instrumentation.nats._faults import FAULTS
 from opentelemetry.instrumentation.nats._hooks import run_consume_hook
 from opentelemetry.instrumentation.nats._operations import Prototype, Recorded
@@ -153,7 +153,7 @@ class Observed(Call, Recorded):
                 _faults.report("linking a span")
         shows = telemetry.options.consume_hook is not None
         if shows or telemetry.metrics.on:
-            parent = trace.set_span_in_context(span, parent)
+            parent = with_span(parent, span)
         self.context = parent
         if shows:
             run_consume_hook(telemetry.options, span, parent, messages)

@@ -17,7 +17,7 @@ from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._arrived import Note, note_all
 from opentelemetry.instrumentation.nats._attributes import AckSubject, Attributes, parse_ack_subject
 from opentelemetry.instrumentation.nats._baggage import capture_baggage
-from opentelemetry.instrumentation.nats._contexts import ACTIVATION_KEY, ordinary, unended
+from opentelemetry.instrumentation.nats._contexts import ACTIVATION_KEY, ordinary, unended, with_span
 from opentelemetry.instrumentation.nats._delivering import Describe, deliver
 from opentelemetry.instrumentation.nats._faults import FAULTS
 from opentelemetry.instrumentation.nats._messages import count_deliveries, message_attributes
@@ -188,7 +188,7 @@ class Receive(Observed):
             messages: Those that have a body.
             acks: What the acknowledgement subjects say.
         """
-        context = trace.set_span_in_context(span, self.parent)
+        context = with_span(self.parent, span)
         metrics = self.prototype.telemetry.metrics
         if metrics.sizes:
             for message in messages:

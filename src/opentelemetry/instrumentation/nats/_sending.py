@@ -8,12 +8,12 @@ from __future__ import annotations
 from time import perf_counter_ns
 from typing import Any
 
-from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.instrumentation.nats import _faults, _headers
 from opentelemetry.instrumentation.nats._attributes import MESSAGE_ID_HEADER, Attributes, header
 from opentelemetry.instrumentation.nats._baggage import capture_baggage
 from opentelemetry.instrumentation.nats._calls import Call
+from opentelemetry.instrumentation.nats._contexts import with_span
 from opentelemetry.instrumentation.nats._faults import FAULTS
 from opentelemetry.instrumentation.nats._hooks import run_hook
 from opentelemetry.instrumentation.nats._messages import add_captured
@@ -92,7 +92,7 @@ class Send(Call, Recorded):
         except FAULTS:  # of a sampler, an id generator, a span processor
             _faults.report("starting a span")
             span = INVALID_SPAN
-        send = Send(prototype, span, trace.set_span_in_context(span, parent))
+        send = Send(prototype, span, with_span(parent, span))
         if telemetry.metrics.sizes and payload is not None and _BODY_SIZE in attributes:
             telemetry.metrics.record_size(len(payload), prototype.series, send.context)
         if links is not None or not prototype.carries_context:
