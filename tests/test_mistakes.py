@@ -10,6 +10,7 @@ import gc
 import warnings
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -401,3 +402,68 @@ class TestWithoutAnSdk:
             await wire.publish(name, reply="answers")
             await self._passes(wire)
         await service.stop()
+
+
+# A runtime context of the program's own, which keeps under the task what the API's keeps in a context variable.
+RUNTIME = """
+import asyncio
+from opentelemetry.context import Context
+from opentelemetry.context.contextvars_context import ContextVarsRuntimeContext
+
+class ByTask(ContextVarsRuntimeContext):
+    def __init__(self):
+        super().__init__()
+        self.contexts = {}
+
+    def attach(self, context):
+        self.contexts[asyncio.current_task()] = context
+
+    def get_current(self):
+        return self.contexts.get(asyncio.current_task(), Context())
+
+    def detach(self, token):
+        self.contexts.pop(asyncio.current_task(), None)
+"""
+
+OWN_RUNTIME = """
+import asyncio, sys
+import nats
+from opentelemetry import context, trace
+from opentelemetry.instrumentation.nats import NatsInstrumentor
+from opentelemetry.sdk.trace import TracerProvider
+
+assert type(context._RUNTIME_CONTEXT).__name__ == "ByTask"
+provider = TracerProvider()
+NatsInstrumentor().instrument(tracer_provider=provider)
+
+async def main():
+    nc = await nats.connect(sys.argv[1])
+    handled = asyncio.Future()
+
+    async def handle(message):
+        handled.set_result(trace.get_current_span().parent)
+
+    await nc.subscribe(sys.argv[2], cb=handle)
+    with provider.get_tracer("program").start_as_current_span("around") as span:
+        await nc.publish(sys.argv[2])
+        await nc.flush()
+        parent = await handled
+    print(parent.trace_id == span.get_span_context().trace_id)
+    await nc.close()
+
+asyncio.run(main())
+"""
+
+
+async def test_a_runtime_context_of_the_program_is_asked_and_told(
+    nats_server: NatsServer, unique: Unique, tmp_path: Path
+):
+    (tmp_path / "by_task.py").write_text(RUNTIME)
+    (information := tmp_path / "by_task-1.dist-info").mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: by-task\nVersion: 1\n")
+    (information / "entry_points.txt").write_text("[opentelemetry_context]\nby_task = by_task:ByTask\n")
+    environment = {"PYTHONPATH": str(tmp_path), "OTEL_PYTHON_CONTEXT": "by_task"}
+
+    finished = await run(OWN_RUNTIME, nats_server.url, unique("orders"), env=environment, instrumented=False)
+
+    assert finished.stdout == "True\n", finished.stderr
