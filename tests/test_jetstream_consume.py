@@ -375,7 +375,7 @@ class TestOrderedConsumer:
             )
         assert_nowhere([consumer], names_and_metrics(telemetry))
 
-    @since((2, 3), "noticing missed heartbeats")
+    @since((2, 6), "noticing missed heartbeats")
     async def test_a_reset_makes_no_span_and_the_messages_go_on(
         self, nc: Client, js: JetStreamContext, telemetry: Telemetry, stream: str
     ):
