@@ -144,7 +144,7 @@ class TestDocs:
         rows = re.findall(
             r"^\| (`\w+`(?:, `\w+`)*) \| (?:`(OTEL_\w+)` )?\| ([\w ]+) \|$", self.PAGE.read_text("utf-8"), re.M
         )
-        told = {name: (variable, default) for names, variable, default in rows for name in re.findall(r"\w+", names)}
+        told = {name: (variable, given) for names, variable, given in rows for name in re.findall(r"\w+", names)}
         assert told == {name: (VARIABLES.get(name, ""), default(name)) for name in InstrumentOptions.__annotations__}
 
     def test_the_page_has_a_section_for_every_option(self):

@@ -321,7 +321,7 @@ class TestSpansOfManySubjects:
 
         await nc.subscribe("prices.*", cb=handler)
         for number in range(200):
-            await nc.request(f"prices.{number}")
+            await nc.request(f"prices.{number}", timeout=5)
         await telemetry.wait_for(600)
         assert {span.name for span in telemetry.spans()} == {"request prices.*", "process prices.*", "reply"}
         for metric in telemetry.metrics().values():
@@ -370,7 +370,7 @@ class TestSpansOfManySubjects:
             word = "".join(letters)
             for subject in (f"a.{word}", f"b.{number}", f"c.{word}", f"d.{number}"):
                 await nc.publish(subject)
-        await eventually(lambda: got == 5000)
+        await eventually(lambda: got == 5000, 30)
         size, what = _largest(nc)
         assert 500 <= size <= 1100, what  # the lower bound shows that something was found
 
