@@ -31,6 +31,14 @@ sys.path.insert(1, str(HERE.parents[1]))  # for `support`, which the tests share
 from support.server import NatsServer  # noqa: E402
 
 _EXPORTER = "opentelemetry-exporter-otlp-proto-http"
+# Not its extra: that also wants instrumentations of three other libraries, whose releases pip can't reconcile.
+_NEEDED_BY_NUCLIADB = (
+    "nats-py[nkeys]",
+    "opentelemetry-exporter-otlp-proto-grpc",
+    "opentelemetry-propagator-b3",
+    "opentelemetry-sdk",
+    "opentelemetry-semantic-conventions>=0.50b0",
+)
 _PLACE = re.compile(
     r"(?<=<!-- throughput: written by tests/benchmarks/throughput -->\n).*?(?=<!-- /throughput -->)", re.S
 )
@@ -75,7 +83,7 @@ def ways() -> list[Way]:
             "nucliadb-telemetry 7.2.0, all recorded, metrics",
             "nucliadb-telemetry",
             1,
-            packages=("nucliadb-telemetry[nats]==7.2.0.post7403", _EXPORTER),
+            packages=("nucliadb-telemetry==7.2.0.post7403", *_NEEDED_BY_NUCLIADB, _EXPORTER),
         ),
         Way("FastStream 0.7.8", "faststream", 1, "", faststream),
         Way(
