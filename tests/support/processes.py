@@ -65,6 +65,10 @@ class Program:
         self._text = text
         self._arguments = arguments
         self._env = {key: value for key, value in os.environ.items() if not key.startswith("OTEL_")}
+        # What it does not share with the tests: the other instrumentations and exporters warn, and asyncio's debug mode
+        # tells of a slow machine.
+        for name in ("PYTHONWARNINGS", "PYTHONASYNCIODEBUG"):
+            self._env.pop(name, None)
         self._env |= {"PYTHONUNBUFFERED": "1", **(env or {})}
         self._instrumented = instrumented
         self._stdout = bytearray()
