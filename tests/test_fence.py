@@ -207,7 +207,7 @@ FENCED = {
     "_end_connect",
     "_trace_callback",
     "_not_started",
-    "_are_arguments",
+    "_not_prepared",
     "_carry",
     "_carrying",
     "stepping",

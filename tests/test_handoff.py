@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -24,29 +23,16 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.propagators.textmap import TextMapPropagator
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import INVALID_SPAN, SpanKind, StatusCode
-from support.core import Unique, process_attributes
+from support.core import Unique, carrying, process_attributes
 from support.faults import FAULTS_MODULE
 from support.spans import AnySpan, assert_span, span_context
 from support.stores import watching
 from support.telemetry import Telemetry
 
 
-@contextmanager
-def carrying(**items: str) -> Iterator[None]:
-    """Makes baggage current."""
-    current = context.get_current()
-    for key, value in items.items():
-        current = baggage.set_baggage(key, value, current)
-    token = context.attach(current)
-    try:
-        yield
-    finally:
-        context.detach(token)
-
-
 async def received(nc: Client, subscription: Subscription, data: bytes = b"hello") -> Msg:
     """A message that has been published with baggage and received; no loop, no callback knows of it."""
-    with carrying(tenant="acme"):
+    with carrying({"tenant": "acme"}):
         await nc.publish(subscription.subject, data)
     return await subscription.next_msg()
 
@@ -412,7 +398,7 @@ class TestMessageContext:
         with suppress_instrumentation():
             await nc.publish(subscription.subject)
         msg = await subscription.next_msg()
-        with telemetry.tracer.start_as_current_span("ambient"), carrying(tenant="other"):
+        with telemetry.tracer.start_as_current_span("ambient"), carrying({"tenant": "other"}):
             assert message_context(msg) == context.Context()
 
     async def test_it_needs_no_instrumentation(self, nc: Client, unique: Unique):
@@ -428,7 +414,7 @@ class TestMessageContext:
     ):
         bucket = unique("bucket")
         kv = await js.create_key_value(bucket=bucket)
-        with carrying(tenant="acme"):
+        with carrying({"tenant": "acme"}):
             await kv.put("key", b"1")
         watcher = await watching(kv)
         update = await watcher.updates()

@@ -11,18 +11,17 @@ from __future__ import annotations
 import gc
 import os
 import tracemalloc
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from itertools import pairwise
 from statistics import fmean
 from time import thread_time
 
 import nats
-import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from support.server import NatsServer
-from support.soaking import Cost, Providers, in_production, relative, yardstick
+from support.soaking import Cost, Providers, relative, yardstick
 from support.waiting import eventually, flush
 
 SCALE = float(os.environ.get("SCALE", "1"))
@@ -44,12 +43,6 @@ LEFT = 16
 
 PAGES = 32 * 1024 * 1024
 """Bytes of memory that the process may have more at the end of all messages, whatever their number."""
-
-
-@pytest.fixture
-def providers() -> Iterator[Providers]:
-    with in_production() as found:
-        yield found
 
 
 async def cost(count: int, action: Callable[[int], Awaitable[None]]) -> Cost:
@@ -88,9 +81,7 @@ async def check_flat(count: int, action: Callable[[int], Awaitable[None]], provi
     assert each < LEFT
 
 
-async def test_connections_at_once(
-    providers: Providers, nats_server: NatsServer, connect: Callable[..., Awaitable[Client]]
-) -> None:
+async def test_connections_at_once(providers: Providers, connect: Callable[..., Awaitable[Client]]) -> None:
     received = 0
 
     async def receive(_: Msg) -> None:

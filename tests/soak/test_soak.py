@@ -8,14 +8,14 @@ from __future__ import annotations
 import gc
 import itertools
 import tracemalloc
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from time import thread_time
 
 import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from support.soaking import Cost, Providers, in_production, relative, yardstick
+from support.soaking import Cost, Providers, relative, yardstick
 from support.waiting import eventually, flush
 
 MESSAGES = 1_000_000
@@ -37,12 +37,6 @@ PROBES = 50
 SLOWDOWN = 1.10
 GROWTH = 10 * SUBJECTS
 """Bytes: ten for each message of a pass. The smallest object that a message or a subject could leave behind has 28."""
-
-
-@pytest.fixture
-def providers() -> Iterator[Providers]:
-    with in_production() as found:
-        yield found
 
 
 class Traffic:

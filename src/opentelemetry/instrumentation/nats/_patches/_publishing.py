@@ -38,6 +38,12 @@ def _are_arguments(*args: object, **kwargs: object) -> bool:
     return True
 
 
+def _not_prepared(error: BaseException, *args: object, **kwargs: object) -> None:
+    """Reports why a message could not be prepared; where nats-py takes no such arguments either, it will say so."""
+    if not isinstance(error, TypeError) or _are_arguments(*args, **kwargs):
+        _faults.report("preparing a message")
+
+
 def make_publish(telemetry: Telemetry, original: Callable[..., Any]) -> Callable[..., Any]:
     """Makes what runs instead of `Client.publish`, see `Make`."""
     inner = _inner_publish(telemetry, original)
@@ -87,9 +93,7 @@ def make_publish(telemetry: Telemetry, original: Callable[..., Any]) -> Callable
                     send.show(subject, reply, headers, size)
                 args, kwargs = (subject, payload, reply, headers, *rest), more
         except FAULTS as error:
-            # Arguments that nats-py does not take either are no fault: it is about to say so.
-            if not isinstance(error, TypeError) or _are_arguments(*args, **kwargs):
-                _faults.report("preparing a message")
+            _not_prepared(error, *args, **kwargs)
         if send is None:
             return await original(self, *args, **kwargs)
         try:
@@ -129,9 +133,7 @@ def _carrying_publish(telemetry: Telemetry, original: Callable[..., Any]) -> Cal
                     if not headers or chosen(headers, context) is None:
                         headers = inject(connection_of(telemetry, self).room, context, size, headers, subject, reply)
         except FAULTS as error:
-            # Arguments that nats-py does not take either are no fault: it is about to say so.
-            if not isinstance(error, TypeError) or _are_arguments(subject, payload):
-                _faults.report("preparing a message")
+            _not_prepared(error, subject, payload)
         return original(self, subject, payload, reply, headers, *rest, **more)
 
     return publish
@@ -167,9 +169,7 @@ def _inner_publish(telemetry: Telemetry, original: Callable[..., Any]) -> Callab
                         call.shown = True
                         call.show(subject, reply, headers, size)
             except FAULTS as error:
-                # Arguments that nats-py does not take either are no fault: it is about to say so.
-                if not isinstance(error, TypeError) or _are_arguments(subject, payload):
-                    _faults.report("preparing a message")
+                _not_prepared(error, subject, payload)
         return original(self, subject, payload, reply, headers, *rest, **more)
 
     return publish
