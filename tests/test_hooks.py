@@ -22,7 +22,7 @@ from opentelemetry.propagators.textmap import TextMapPropagator
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.id_generator import IdGenerator, RandomIdGenerator
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, DEFAULT_OFF, Sampler
 from opentelemetry.trace import StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from support.core import Connect, Unique
@@ -703,11 +703,19 @@ class TestPartsOfOpenTelemetryThatFail:
         [
             tracer_provider(sampler=BrokenSampler()),
             tracer_provider(ids=BrokenIds()),
+            tracer_provider(DEFAULT_OFF, BrokenIds()),
             tracer_provider(processors=[BrokenStart()]),
             tracer_provider(processors=[BrokenEnd()]),
             {"meter_provider": BrokenMeterProvider(shutdown_on_exit=False)},
         ],
-        ids=["sampler", "id generator", "processor on_start", "processor on_end", "histogram"],
+        ids=[
+            "sampler",
+            "id generator",
+            "id generator, sampled out",
+            "processor on_start",
+            "processor on_end",
+            "histogram",
+        ],
     )
     async def test_they_change_no_result(
         self,

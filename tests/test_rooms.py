@@ -29,7 +29,7 @@ STOREYS = (
         "_texts",
         "_tokens",
     ),
-    ("_floor", "_faults", "_expected"),
+    ("_floor", "_faults", "_expected", "_sampling"),
     ("_values", "_learning"),
     ("_options",),
     ("_attributes",),

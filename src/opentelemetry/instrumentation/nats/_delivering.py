@@ -14,7 +14,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.instrumentation.nats import _faults
 from opentelemetry.instrumentation.nats._arrived import Note, is_noted, note, note_of
-from opentelemetry.instrumentation.nats._attributes import Attributes
+from opentelemetry.instrumentation.nats._attributes import Attributes, parse_ack_subject
 from opentelemetry.instrumentation.nats._baggage import capture_baggage
 from opentelemetry.instrumentation.nats._contexts import REPLY_KEY, Body, with_body, with_span
 from opentelemetry.instrumentation.nats._faults import FAULTS
@@ -118,33 +118,35 @@ def start_process(
         else:
             delivery, came = deliver(message, origin, _NO_CONTEXT)
             context = around
-        ack = None
-        if describe is not None:
-            prototype = origin.prototype(PROCESS, origin.subject)
-            all_attributes = {**prototype.attributes, **describe(message)}
-        else:
-            prototype = origin.prototype(PROCESS, message.subject)
-            if delivery.attributes is not None:
-                all_attributes = {**prototype.attributes, **delivery.attributes}
-                ack = delivery.ack
-            else:
-                all_attributes = prototype.attributes.copy()
-                delivery.ack = ack = message_attributes(origin, all_attributes, message)
+        prototype = origin.prototype(PROCESS, origin.subject if describe is not None else message.subject)
         if prototype.excluded:
             if body is not None:
                 body.context = context
             delivery.begin(prototype, INVALID_SPAN, context, False, body)
             return delivery
-        if telemetry.captures_baggage:
-            capture_baggage(telemetry.options.baggage_keys, all_attributes, came)
-        creation = delivery.creation
-        span = telemetry.tracer.start_span(
-            prototype.span_name,
-            _NO_CONTEXT if telemetry.options.use_span_links else context,
-            prototype.kind,
-            all_attributes,
-            None if creation is None else (Link(creation),),
-        )
+        parent = _NO_CONTEXT if telemetry.options.use_span_links else context
+        span = telemetry.sampling.dropped(parent)
+        if span is None:
+            if describe is not None:
+                attributes = {**prototype.attributes, **describe(message)}
+            elif delivery.attributes is not None:
+                attributes = {**prototype.attributes, **delivery.attributes}
+            else:
+                attributes = prototype.attributes.copy()
+                delivery.ack = message_attributes(origin, attributes, message)
+            if telemetry.captures_baggage:
+                capture_baggage(telemetry.options.baggage_keys, attributes, came)
+            creation = delivery.creation
+            span = telemetry.tracer.start_span(
+                prototype.span_name,
+                parent,
+                prototype.kind,
+                attributes,
+                None if creation is None else (Link(creation),),
+            )
+        elif describe is None and delivery.ack is None and message.reply:
+            delivery.ack = parse_ack_subject(message.reply)
+        ack = delivery.ack
         context = with_span(context, span, body)
         if counts:
             prototype.series.count += 1

@@ -67,12 +67,14 @@ class Observed(Call, Recorded):
         parent: The context that holds the parent.
         started_at: When it began, in nanoseconds since the epoch.
         reading: What is told of what it reads.
+        dropped: Its span, where somebody has found out that it is not recorded, see `is_dropped`.
     """
 
     recorded = True
     prototype: Prototype
     follows = "get_msg"
     reading: Reading = NOTHING_READ
+    dropped: Span | None = None
 
     def __init__(self, parent: Context, prototype: Prototype | None = None) -> None:
         self.parent = parent
@@ -86,6 +88,15 @@ class Observed(Call, Recorded):
         """Says what it is about, once that is known."""
         self.prototype = prototype  # pyright: ignore[reportIncompatibleVariableOverride] (a Call may have none)
         self.attributes = prototype.attributes.copy()
+
+    def is_dropped(self) -> bool:
+        """Tells whether its span is certain not to be recorded, so that attributes need not be found."""
+        try:
+            self.dropped = self.prototype.telemetry.sampling.dropped(self.parent)
+        except FAULTS:
+            _faults.report("starting a span")
+            self.dropped = INVALID_SPAN
+        return self.dropped is not None
 
     def fail(self, error: BaseException) -> None:
         """Ends the operation with an exception; being cancelled is no failure."""
@@ -139,9 +150,12 @@ class Observed(Call, Recorded):
         prototype, parent = self.prototype, self.parent
         telemetry = prototype.telemetry
         try:
-            self.span = span = telemetry.tracer.start_span(
-                prototype.span_name, parent, prototype.kind, self.attributes, links, self.started_at
-            )
+            span = self.dropped or telemetry.sampling.dropped(parent)
+            if span is None:
+                span = telemetry.tracer.start_span(
+                    prototype.span_name, parent, prototype.kind, self.attributes, links, self.started_at
+                )
+            self.span = span
         except FAULTS:
             _faults.report("starting a span")
             return INVALID_SPAN

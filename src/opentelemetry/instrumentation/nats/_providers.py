@@ -19,7 +19,7 @@ from contextvars import ContextVar
 from functools import partial
 from inspect import CO_ASYNC_GENERATOR
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 from opentelemetry import context as context_api
 from opentelemetry import metrics as metrics_api
@@ -29,7 +29,7 @@ from opentelemetry.context.contextvars_context import ContextVarsRuntimeContext
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.propagators.textmap import TextMapPropagator
-from opentelemetry.trace import Span, SpanContext, propagation
+from opentelemetry.trace import Span, SpanContext, Tracer, propagation
 
 # Where the API keeps the global providers, None until there are any. Its public getters read the process environment
 # until then: 1 us on every call without an SDK.
@@ -99,6 +99,47 @@ def span_context(context: Context) -> SpanContext | None:
 def span_of(context: Context) -> Span:
     """Returns the span in an OpenTelemetry context; an invalid one where there is none."""
     return trace.get_current_span(context)
+
+
+class Drops(NamedTuple):
+    """What spans a tracer is certain to drop, without a word to anybody.
+
+    Attributes:
+        below: Those below a span that is not sampled.
+        roots: Those below none.
+    """
+
+    below: bool
+    roots: bool
+
+
+def drops_of(tracer: Tracer) -> Drops:
+    """Tells what a tracer is certain to drop: nothing, where it or its sampler is not the SDK's own.
+
+    Args:
+        tracer: The tracer.
+    """
+    sdk = sys.modules.get("opentelemetry.sdk.trace")
+    sampling = sys.modules.get("opentelemetry.sdk.trace.sampling")
+    if sdk is None or sampling is None or type(tracer) is not sdk.Tracer:
+        return Drops(False, False)
+    sampler: object = getattr(tracer, "sampler", None)
+    if (
+        "start_span" in vars(tracer)
+        or getattr(type(sampler), "should_sample", None) is not sampling.ParentBased.should_sample
+        or _counts_spans(tracer)
+    ):
+        return Drops(False, False)
+    off = sampling.ALWAYS_OFF
+    below = all(getattr(sampler, f"_{kind}_parent_not_sampled", None) is off for kind in ("remote", "local"))
+    return Drops(below, below and getattr(sampler, "_root", None) is off)
+
+
+def _counts_spans(tracer: Tracer) -> bool:
+    """Tells whether the SDK counts its own spans, those that it drops too."""
+    if "opentelemetry.sdk.trace._tracer_metrics" not in sys.modules:
+        return False  # a release that does not
+    return type(getattr(tracer, "_tracer_metrics", None)).__name__ != "NoOpTracerMetrics"
 
 
 def parts_of(propagator: TextMapPropagator) -> Sequence[TextMapPropagator]:

@@ -114,23 +114,25 @@ class Receive(Observed):
         try:
             nested = span_context(ambient) is not None if ambient else False
             delivery, context = deliver(message, origin, _NO_CONTEXT if nested else ambient)
-            if describe is None:
-                self.be(origin.prototype(RECEIVE, message.subject))
-                ack = message_attributes(origin, self.attributes, message)
-            else:
-                self.be(origin.prototype(RECEIVE, origin.subject))
-                self.attributes.update(describe(message))
-                ack = None
+            self.be(origin.prototype(RECEIVE, message.subject if describe is None else origin.subject))
             prototype = self.prototype
             if prototype.excluded:
                 return
             prototype.series.count += 1
-            if telemetry.captures_baggage:
-                capture_baggage(telemetry.options.baggage_keys, self.attributes, context)
             if not nested:
                 self.parent = context
                 # Its parent is younger than the wait. An hour of idleness is no part of the message's trace.
                 self.started_at = time_ns()
+            ack = None
+            if self.is_dropped():
+                if describe is None and telemetry.metrics.on:
+                    ack = parse_ack_subject(message.reply)
+            elif describe is None:
+                ack = message_attributes(origin, self.attributes, message)
+            else:
+                self.attributes.update(describe(message))
+            if self.dropped is None and telemetry.captures_baggage:
+                capture_baggage(telemetry.options.baggage_keys, self.attributes, context)
             creation = delivery.creation
             span = self.end(None, () if creation is None else (Link(creation),), (message,))
             delivery.span_context = span.get_span_context()

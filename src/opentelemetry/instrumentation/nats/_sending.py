@@ -85,10 +85,12 @@ class Send(Call, Recorded):
             else:
                 if chosen is not None:
                     kind, links = SpanKind.CLIENT, (Link(chosen),)
-        if telemetry.captures_baggage:
-            capture_baggage(telemetry.options.baggage_keys, attributes, parent)
         try:
-            span = telemetry.tracer.start_span(prototype.span_name, parent, kind, attributes, links)
+            span = telemetry.sampling.dropped(parent)
+            if span is None:
+                if telemetry.captures_baggage:
+                    capture_baggage(telemetry.options.baggage_keys, attributes, parent)
+                span = telemetry.tracer.start_span(prototype.span_name, parent, kind, attributes, links)
         except FAULTS:  # of a sampler, an id generator, a span processor
             _faults.report("starting a span")
             span = INVALID_SPAN

@@ -19,6 +19,7 @@ from opentelemetry.instrumentation.nats._metrics import Metrics
 from opentelemetry.instrumentation.nats._naming import Naming
 from opentelemetry.instrumentation.nats._options import Options
 from opentelemetry.instrumentation.nats._providers import global_meter_provider, global_tracer_provider
+from opentelemetry.instrumentation.nats._sampling import Sampling
 from opentelemetry.instrumentation.nats.version import __version__
 from opentelemetry.metrics import MeterProvider, NoOpMeterProvider
 from opentelemetry.trace import TracerProvider
@@ -63,6 +64,7 @@ class Telemetry:
         naming: The names of destinations.
         metrics: The instruments.
         tracer: The tracer.
+        sampling: What is known of its sampler.
         classify: Says what an exception means.
         exceptions: Where exceptions are recorded.
         captures_headers: Whether the user wants headers recorded.
@@ -93,6 +95,7 @@ class Telemetry:
             tracer_provider, meter_provider = trace.NoOpTracerProvider(), NoOpMeterProvider()
         self.metrics = Metrics(meter_provider, SCOPE, __version__, SCHEMA_URL, options.record_body_sizes)
         self.tracer = trace.get_tracer(SCOPE, __version__, tracer_provider, schema_url=SCHEMA_URL)
+        self.sampling = Sampling(self.tracer)
         self.exceptions = ExceptionLogs(logger_provider, SCOPE, __version__, SCHEMA_URL)
         self.originals: dict[Any, Any] = {}
         self.nowhere: object = None
@@ -116,6 +119,7 @@ class Telemetry:
             try:
                 self.tracer = trace.get_tracer(SCOPE, __version__, schema_url=SCHEMA_URL)
                 self._tracing = not isinstance(self.tracer, trace.NoOpTracer)
+                self.sampling = Sampling(self.tracer)
             except FAULTS:
                 _faults.report("getting a tracer")
         self.listening = self.metrics.resolve() or self._tracing

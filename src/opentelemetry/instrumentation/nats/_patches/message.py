@@ -103,7 +103,8 @@ def _start_settle(
         return Call() if delivery is None else _Untold(delivery, operation.name)
     call = Settlement(bound_parent(message, context), prototype)
     call.delivery = delivery
-    settlement_attributes(telemetry, call.attributes, message, None if delivery is None else delivery.ack)
+    if not call.is_dropped():
+        settlement_attributes(telemetry, call.attributes, message, None if delivery is None else delivery.ack)
     return call
 
 

@@ -1,0 +1,240 @@
+# Copyright The OpenTelemetry Authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What is certain to be dropped is not asked for: nothing but the time that it takes may differ."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from opentelemetry import baggage, context, trace
+from opentelemetry.instrumentation.nats._options import read_options
+from opentelemetry.instrumentation.nats._providers import drops_of
+from opentelemetry.instrumentation.nats._telemetry import Failure
+from opentelemetry.instrumentation.nats._telemetry import Telemetry as PackageTelemetry
+from opentelemetry.sdk.metrics.export import HistogramDataPoint
+from opentelemetry.sdk.trace import Tracer, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import (
+    ALWAYS_OFF,
+    ALWAYS_ON,
+    DEFAULT_OFF,
+    DEFAULT_ON,
+    ParentBased,
+    ParentBasedTraceIdRatio,
+    Sampler,
+    TraceIdRatioBased,
+)
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, TraceState
+from support.core import Connect, Unique
+from support.exercises import EXERCISES, Exercise, request_that_nobody_answers
+from support.server import NatsServer
+from support.spans import REMOTE, assert_span
+from support.telemetry import Telemetry
+from support.wire import Wire
+
+
+class Asked(ParentBased):
+    """Decides as the SDK's own does. But it is a program's, and may decide otherwise, so it is asked."""
+
+    def __init__(self, root: Sampler = ALWAYS_ON) -> None:
+        super().__init__(root)
+        self.times = 0
+
+    def should_sample(self, *args: Any, **kwargs: Any) -> Any:
+        self.times += 1
+        return super().should_sample(*args, **kwargs)
+
+
+UNSAMPLED = SpanContext(
+    REMOTE.trace_id, REMOTE.span_id, is_remote=True, trace_flags=TraceFlags(0), trace_state=TraceState([("a", "b")])
+)
+LOCAL = SpanContext(REMOTE.trace_id, REMOTE.span_id, is_remote=False, trace_flags=TraceFlags(0))
+
+
+def below(parent: SpanContext) -> context.Context:
+    return trace.set_span_in_context(NonRecordingSpan(parent), context.Context())
+
+
+@pytest.mark.parametrize(
+    ("sampler", "drops"),
+    [
+        (DEFAULT_ON, (True, False)),
+        (DEFAULT_OFF, (True, True)),
+        (ParentBased(ALWAYS_OFF), (True, True)),
+        (ParentBasedTraceIdRatio(0.1), (True, False)),
+        (ParentBased(TraceIdRatioBased(0.1)), (True, False)),
+        (ParentBased(Asked()), (True, False)),
+        (Asked(), (False, False)),
+        (ParentBased(ALWAYS_OFF, remote_parent_not_sampled=ALWAYS_ON), (False, False)),
+        (ParentBased(ALWAYS_OFF, remote_parent_not_sampled=Asked()), (False, False)),
+        (ParentBased(ALWAYS_OFF, local_parent_not_sampled=ALWAYS_ON), (False, False)),
+        (ALWAYS_OFF, (False, False)),
+        (TraceIdRatioBased(0), (False, False)),
+    ],
+    ids=lambda value: value.get_description() if isinstance(value, Sampler) else "",
+)
+def test_only_the_sdks_own_parent_based_sampler_is_known(sampler: Sampler, drops: tuple[bool, bool]):
+    assert drops_of(TracerProvider(sampler, shutdown_on_exit=False).get_tracer("tests")) == drops
+
+
+class TestATracerIsAsked:
+    """Where something about it is not the SDK's own."""
+
+    @pytest.fixture
+    def tracer(self) -> Any:
+        tracer = TracerProvider(DEFAULT_OFF, shutdown_on_exit=False).get_tracer("tests")
+        assert drops_of(tracer) == (True, True)
+        return tracer
+
+    def test_that_is_of_another_class(self, tracer: Any):
+        tracer.__class__ = type("Own", (Tracer,), {})
+        assert drops_of(tracer) == (False, False)
+
+    def test_that_somebody_has_wrapped(self, tracer: Any):
+        tracer.start_span = tracer.start_span
+        assert drops_of(tracer) == (False, False)
+
+    def test_that_counts_what_it_drops(self, tracer: Any):
+        if not hasattr(tracer, "_tracer_metrics"):
+            pytest.skip("this release counts nothing")
+        tracer._tracer_metrics = object()
+        assert drops_of(tracer) == (False, False)
+
+    def test_whose_sampler_keeps_its_parts_elsewhere(self, tracer: Any):
+        tracer.sampler = object.__new__(ParentBased)
+        assert drops_of(tracer) == (False, False)
+
+    def test_that_is_not_of_the_sdk(self):
+        assert drops_of(trace.NoOpTracer()) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "parent"),
+    [
+        (ParentBased(ALWAYS_OFF, remote_parent_not_sampled=ALWAYS_ON), UNSAMPLED),
+        (ParentBased(ALWAYS_OFF, local_parent_not_sampled=ALWAYS_ON), LOCAL),
+        (ALWAYS_ON, UNSAMPLED),
+    ],
+    ids=["remote", "local", "always on"],
+)
+async def test_a_sampler_that_records_below_what_is_not_sampled_does(
+    telemetry: Telemetry, connect: Connect, unique: Unique, sampler: Sampler, parent: SpanContext
+):
+    provider = TracerProvider(sampler, shutdown_on_exit=False)
+    provider.add_span_processor(telemetry.tracer_provider._active_span_processor)
+    telemetry.instrument(tracer_provider=provider)
+    nc, subject = await connect(), unique("orders")
+    telemetry.clear()
+    context.attach(below(parent))
+    await nc.publish(subject)
+    context.attach(context.Context())
+    assert_span(telemetry.span(f"publish {subject}"), parent=parent)
+
+
+def points(telemetry: Telemetry, plain: Callable[[str], str]) -> Counter[Any]:
+    """How many operations the messaging metrics tell of, by their attributes."""
+    found: Counter[Any] = Counter()
+    for name, metric in telemetry.metrics().items():
+        for point in metric.data.data_points if name.startswith("messaging.") else ():
+            attributes = frozenset((key, plain(str(value))) for key, value in (point.attributes or {}).items())
+            found[name, attributes] += point.count if isinstance(point, HistogramDataPoint) else point.value
+    return found
+
+
+class Run:
+    """What an exercise below an unsampled span sends and measures.
+
+    Attributes:
+        sent: Each message's subject, and its context without the id of its span. Of names that differ from one run to
+            the next all look the same.
+        span_ids: The ids of the messages' spans.
+        measured: What the messaging metrics tell.
+        result: What the program got.
+    """
+
+    def __init__(self, telemetry: Telemetry, server: NatsServer, connect: Connect) -> None:
+        self._telemetry, self._server, self._connect = telemetry, server, connect
+
+    async def make(self, exercise: Exercise, sampler: Sampler, name: str) -> Run:
+        def plain(text: str) -> str:
+            return re.sub(r"(_INBOX\.|\$JS\.ACK\.).*|[0-9A-Za-z]{20,}", "*", text.replace(name, "NAME"))
+
+        provider = TracerProvider(sampler, shutdown_on_exit=False)
+        spans = InMemorySpanExporter()
+        self._telemetry.instrument(tracer_provider=provider)
+        nc = await self._connect()
+        provider.add_span_processor(SimpleSpanProcessor(spans))
+        before = points(self._telemetry, plain)
+        async with Wire(self._server.url) as wire:
+            await wire.subscribe(">")
+            context.attach(baggage.set_baggage("tenant", "acme", below(UNSAMPLED)))
+            self.result = await exercise(nc, name)
+            context.attach(context.Context())
+            await nc.flush()
+            frames = [frame for frame in await wire.frames() if not frame.subject.startswith("$JS.")]
+        await nc.close()
+        assert spans.get_finished_spans() == ()
+        headers = [dict(line.lower().split(": ", 1) for line in frame.header_lines) for frame in frames]
+        split = [each.get("traceparent", "---").split("-") for each in headers]
+        self.span_ids = [parts[2] for parts in split if parts[2]]
+        self.sent = {
+            (plain(frame.subject), parts[1], parts[3], each.get("tracestate"), each.get("baggage"))
+            for frame, parts, each in zip(frames, split, headers, strict=True)
+        }
+        self.measured = points(self._telemetry, plain) - before
+        return self
+
+
+# Whoever listens to all subjects answers no request, but keeps the server from saying that nobody is there.
+SENDING = [exercise for exercise in EXERCISES if exercise is not request_that_nobody_answers]
+
+
+@pytest.mark.parametrize("exercise", SENDING, ids=lambda exercise: exercise.__name__)
+async def test_whoever_is_asked_or_not_the_same_is_sent_and_measured(
+    telemetry: Telemetry, nats_server: NatsServer, connect: Connect, unique: Unique, exercise: Exercise
+):
+    asked = Asked()
+    first = await Run(telemetry, nats_server, connect).make(exercise, asked, unique("first"))
+    second = await Run(telemetry, nats_server, connect).make(exercise, DEFAULT_ON, unique("other"))
+    assert asked.times > 0
+    assert second.sent == first.sent
+    assert second.measured == first.measured
+    assert second.result == first.result
+    # A span that is dropped has an id of its own all the same, as the SDK's have.
+    own = f"{UNSAMPLED.span_id:016x}"
+    assert own not in first.span_ids and own not in second.span_ids
+    assert len(set(second.span_ids)) == len(set(first.span_ids))
+
+
+async def test_at_the_root_the_flags_are_those_of_the_sdk(
+    telemetry: Telemetry, nats_server: NatsServer, connect: Connect, unique: Unique
+):
+    provider = TracerProvider(DEFAULT_OFF, shutdown_on_exit=False)
+    telemetry.instrument(tracer_provider=provider)
+    nc, subject = await connect(), unique("orders")
+    async with Wire(nats_server.url) as wire:
+        await wire.subscribe(subject)
+        await nc.publish(subject)
+        await nc.publish(subject)
+        [first], [second] = [(await wire.frame()).header_lines for _ in range(2)]
+    own = provider.get_tracer("tests").start_span("own", context.Context()).get_span_context()
+    ids = [line.split("-")[1:] for line in (first, second)]
+    assert [flags for _, _, flags in ids] == [f"{own.trace_flags:02x}"] * 2
+    assert len({trace_id for trace_id, _, _ in ids}) == len({span_id for _, span_id, _ in ids}) == 2
+    assert all(int(trace_id, 16) and int(span_id, 16) for trace_id, span_id, _ in ids)
+
+
+def test_of_a_provider_that_is_set_late_the_same_is_known(monkeypatch: pytest.MonkeyPatch):
+    made = PackageTelemetry(None, None, read_options({}), lambda error: Failure("", False, ""))
+    assert made.idle() and made.sampling.dropped(below(UNSAMPLED)) is None
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", TracerProvider(shutdown_on_exit=False))
+    assert not made.idle()
+    dropped = made.sampling.dropped(below(UNSAMPLED))
+    assert dropped is not None and dropped.get_span_context().trace_id == UNSAMPLED.trace_id
