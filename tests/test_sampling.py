@@ -233,8 +233,8 @@ async def test_at_the_root_the_flags_are_those_of_the_sdk(
 
 def test_of_a_provider_that_is_set_late_the_same_is_known(monkeypatch: pytest.MonkeyPatch):
     made = PackageTelemetry(None, None, read_options({}), lambda error: Failure("", False, ""))
-    assert made.idle() and made.sampling.dropped(below(UNSAMPLED)) is None
+    assert made.idle() and made.sampling.dropped(UNSAMPLED) is None
     monkeypatch.setattr(trace, "_TRACER_PROVIDER", TracerProvider(shutdown_on_exit=False))
     assert not made.idle()
-    dropped = made.sampling.dropped(below(UNSAMPLED))
+    dropped = made.sampling.dropped(UNSAMPLED)
     assert dropped is not None and dropped.get_span_context().trace_id == UNSAMPLED.trace_id

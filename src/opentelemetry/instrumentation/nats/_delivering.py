@@ -87,7 +87,7 @@ def deliver(message: Any, origin: Origin, base: Context, notes: list[Note] | Non
 def start_process(
     origin: Origin,
     message: Any,
-    around: Context | None = None,
+    around: Context = _NO_CONTEXT,
     describe: Describe | None = None,
     counts: bool = True,
     body: Body | None = None,
@@ -97,8 +97,8 @@ def start_process(
     Args:
         origin: Where the message came from.
         message: The message, or KV entry, or object's info.
-        around: The context that is current around the loop; None for a callback, whose surroundings are those
-            of its `subscribe()` and have nothing to do with the message.
+        around: The context that is current around the loop; empty for a callback, whose surroundings are those of
+            its `subscribe()` and have nothing to do with the message.
         describe: Makes the attributes of what is no `Msg`.
         counts: Whether this is what hands the message to the application, rather than a receive before.
         body: The body that begins; None for a handler.
@@ -109,23 +109,18 @@ def start_process(
     span = None
     try:
         telemetry = origin.connection.telemetry
-        if not around:
-            delivery, came = deliver(message, origin, _NO_CONTEXT)
-            context = came
-        elif span_context(around) is None:
-            delivery, came = deliver(message, origin, around)
-            context = came
-        else:
-            delivery, came = deliver(message, origin, _NO_CONTEXT)
-            context = around
+        ambient = span_context(around) if around else None
+        delivery, came = deliver(message, origin, around if ambient is None else _NO_CONTEXT)
+        creation = delivery.creation
+        context = came if ambient is None else around
         prototype = origin.prototype(PROCESS, origin.subject if describe is not None else message.subject)
         if prototype.excluded:
             if body is not None:
                 body.context = context
             delivery.begin(prototype, INVALID_SPAN, context, False, body)
             return delivery
-        parent = _NO_CONTEXT if telemetry.options.use_span_links else context
-        span = telemetry.sampling.dropped(parent)
+        alone = telemetry.options.use_span_links
+        span = telemetry.sampling.dropped(None if alone else ambient or creation)
         if span is None:
             if describe is not None:
                 attributes = {**prototype.attributes, **describe(message)}
@@ -136,10 +131,9 @@ def start_process(
                 delivery.ack = message_attributes(origin, attributes, message)
             if telemetry.captures_baggage:
                 capture_baggage(telemetry.options.baggage_keys, attributes, came)
-            creation = delivery.creation
             span = telemetry.tracer.start_span(
                 prototype.span_name,
-                parent,
+                _NO_CONTEXT if alone else context,
                 prototype.kind,
                 attributes,
                 None if creation is None else (Link(creation),),

@@ -91,8 +91,9 @@ class Observed(Call, Recorded):
 
     def is_dropped(self) -> bool:
         """Tells whether its span is certain not to be recorded, so that attributes need not be found."""
+        parent = self.parent
         try:
-            self.dropped = self.prototype.telemetry.sampling.dropped(self.parent)
+            self.dropped = self.prototype.telemetry.sampling.dropped(span_context(parent) if parent else None)
         except FAULTS:
             _faults.report("starting a span")
             self.dropped = INVALID_SPAN
@@ -150,7 +151,9 @@ class Observed(Call, Recorded):
         prototype, parent = self.prototype, self.parent
         telemetry = prototype.telemetry
         try:
-            span = self.dropped or telemetry.sampling.dropped(parent)
+            span = self.dropped
+            if span is None:
+                span = telemetry.sampling.dropped(span_context(parent) if parent else None)
             if span is None:
                 span = telemetry.tracer.start_span(
                     prototype.span_name, parent, prototype.kind, self.attributes, links, self.started_at

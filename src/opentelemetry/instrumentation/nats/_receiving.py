@@ -134,7 +134,8 @@ class Receive(Observed):
             if self.dropped is None and telemetry.captures_baggage:
                 capture_baggage(telemetry.options.baggage_keys, self.attributes, context)
             creation = delivery.creation
-            span = self.end(None, () if creation is None else (Link(creation),), (message,))
+            links = () if creation is None or self.dropped is not None else (Link(creation),)
+            span = self.end(None, links, (message,))
             delivery.span_context = span.get_span_context()
             if telemetry.metrics.on:
                 self._count(span, () if describe is not None else (message,), () if ack is None else (ack,))

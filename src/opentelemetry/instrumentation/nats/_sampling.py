@@ -12,8 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from opentelemetry.context import Context
-from opentelemetry.instrumentation.nats._providers import drops_of, span_context
+from opentelemetry.instrumentation.nats._providers import drops_of
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, TraceFlags, Tracer
 
 _SAMPLED = TraceFlags.SAMPLED
@@ -32,11 +31,11 @@ class Sampling:
         self._below, self._roots = drops_of(tracer)
         self._ids: Any = getattr(tracer, "id_generator", None) if self._below else None
 
-    def dropped(self, parent: Context) -> Span | None:
+    def dropped(self, parent: SpanContext | None) -> Span | None:
         """Makes a span that is certain not to be recorded.
 
         Args:
-            parent: The context that holds the parent.
+            parent: What its parent is; None for none.
 
         Returns:
             The span; None where the tracer is to be asked.
@@ -46,11 +45,11 @@ class Sampling:
         """
         if not self._below:
             return None
-        above = span_context(parent) if parent else None
-        if above is not None:
-            trace_id, flags, state = above.trace_id, above.trace_flags, above.trace_state
+        if parent is not None:
+            flags = parent.trace_flags
             if flags & _SAMPLED:
                 return None
+            trace_id, state = parent.trace_id, parent.trace_state
         elif self._roots:
             # Of releases that know no random ids no generator has the method.
             random = getattr(self._ids, "is_trace_id_random", bool)()

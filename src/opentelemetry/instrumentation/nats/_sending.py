@@ -20,6 +20,7 @@ from opentelemetry.instrumentation.nats._messages import add_captured
 from opentelemetry.instrumentation.nats._operations import REQUEST, HeaderRoom, Prototype, Recorded
 from opentelemetry.instrumentation.nats._options import OutgoingMessage
 from opentelemetry.instrumentation.nats._propagation import write_context
+from opentelemetry.instrumentation.nats._providers import span_context
 from opentelemetry.instrumentation.nats._telemetry import Failure, Telemetry
 from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
 from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanContext, SpanKind
@@ -86,7 +87,7 @@ class Send(Call, Recorded):
                 if chosen is not None:
                     kind, links = SpanKind.CLIENT, (Link(chosen),)
         try:
-            span = telemetry.sampling.dropped(parent)
+            span = telemetry.sampling.dropped(span_context(parent) if parent else None)
             if span is None:
                 if telemetry.captures_baggage:
                     capture_baggage(telemetry.options.baggage_keys, attributes, parent)

@@ -9,6 +9,7 @@ It does nothing by itself: operations take from it what they need.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 from opentelemetry import trace
@@ -29,6 +30,10 @@ SCOPE = "opentelemetry.instrumentation.nats"
 
 # As text: the member of `Schemas` came with 0.66b0, and a package that only knows older ones would fail to import.
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
+
+
+# Each of the methods that a call goes through asks; where contexts are all that we are for, the answer does not change.
+_always: Callable[[], bool] = partial(bool, True)
 
 
 class Failure(NamedTuple):
@@ -99,6 +104,8 @@ class Telemetry:
         self.exceptions = ExceptionLogs(logger_provider, SCOPE, __version__, SCHEMA_URL)
         self.originals: dict[Any, Any] = {}
         self.nowhere: object = None
+        if options.propagation_only:
+            self.idle = _always
         self._tracing = not isinstance(self.tracer, trace.ProxyTracer | trace.NoOpTracer)
         self._tracing_later = isinstance(self.tracer, trace.ProxyTracer)
         self.listening = self._tracing or self.metrics.on
@@ -112,7 +119,7 @@ class Telemetry:
         if self.listening:
             return False
         no_tracing = global_tracer_provider() is None
-        if (no_tracing and global_meter_provider() is None) or not self.enabled or self.options.propagation_only:
+        if (no_tracing and global_meter_provider() is None) or not self.enabled:
             return True
         if self._tracing_later and not no_tracing:  # set after us
             self._tracing_later = False
