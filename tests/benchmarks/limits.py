@@ -28,20 +28,20 @@ COLUMNS = (PROPAGATION, SAMPLED_OUT, SAMPLED_OUT_METRICS, MIXED, RECORDING, METR
 
 # fmt: off
 LIMITS: Mapping[str, tuple[float | None, ...]] = {
-    "publish": (60, 1.55, 1.40, 1.20, 1.20, 1.20, 1.15),
-    "request": (105, 1.70, 1.50, 1.25, 1.25, 1.25, 1.20),
-    "callback": (475, 1.05, 1.50, 1.30, 1.30, 1.25, 1.20),
-    "callback-plain": (65, 1.55, 1.90, 1.35, 1.35, 1.30, 1.25),
-    "iteration": (680, 1.60, 1.70, 1.40, 1.35, 1.35, 1.25),
-    "next_msg": (60, None, 1.65, 1.35, 1.35, 1.30, 1.25),
-    "micro": (950, 1.35, 1.65, 1.35, 1.30, 1.25, 1.20),
-    "js.publish": (160, 1.90, 1.60, 1.30, 1.30, 1.25, 1.20),
-    "fetch(100)": (65, None, 1.10, 1.20, 1.20, 1.30, 1.25),
-    "fetch(100)+for": (710, 1.65, 1.30, 1.20, 1.20, 1.15, 1.15),
-    "worker(100)": (870, 2.00, 1.60, 1.30, 1.30, 1.25, 1.20),
-    "kv.put": (210, 2.00, 1.65, 1.35, 1.30, 1.30, 1.20),
-    "kv.get": (210, None, 1.20, 1.10, 1.15, 1.30, 1.20),
-    "kv.watch": (860, 1.95, 1.80, 1.45, 1.40, 1.35, 1.25),
+    "publish": (55, 1.45, 1.00, 1.05, 1.20, 1.20, 1.15),
+    "request": (100, 1.55, 1.15, 1.10, 1.25, 1.25, 1.20),
+    "callback": (450, 1.00, 1.10, 1.05, 1.10, 1.25, 1.20),
+    "callback-plain": (60, 1.25, 1.30, 1.15, 1.35, 1.35, 1.20),
+    "iteration": (645, 1.50, 1.25, 1.15, 1.15, 1.35, 1.25),
+    "next_msg": (50, None, 1.25, 1.15, 1.20, 1.35, 1.25),
+    "micro": (905, 1.25, 1.20, 1.15, 1.15, 1.25, 1.20),
+    "js.publish": (145, 1.65, 1.20, 1.10, 1.25, 1.25, 1.20),
+    "fetch(100)": (55, None, 1.10, 1.20, 1.20, 1.30, 1.20),
+    "fetch(100)+for": (675, 1.55, 0.95, 1.05, 1.10, 1.15, 1.15),
+    "worker(100)": (830, 1.80, 1.20, 1.15, 1.15, 1.25, 1.20),
+    "kv.put": (195, 1.65, 1.25, 1.15, 1.30, 1.25, 1.20),
+    "kv.get": (195, None, 0.85, 0.95, 1.15, 1.25, 1.20),
+    "kv.watch": (815, 1.85, 1.30, 1.20, 1.20, 1.35, 1.25),
     "burst": (None, None, None, None, None, None, 1.20),
 }
 # fmt: on
@@ -76,8 +76,8 @@ def check(row: str, counted: Counted) -> list[str]:
 def table(counted: Mapping[str, Counted]) -> Iterable[str]:
     """Makes the lines of `LIMITS` anew."""
     for row, (no_sdk, ratios) in counted.items():
-        cells = ["None" if no_sdk is None else f"{_up(no_sdk, no_sdk / 20, 5):.0f}"]
-        ups = {variant: _up(ratio, (ratio - 1) / 30, 0.05) for variant, ratio in ratios.items()}
+        cells = ["None" if no_sdk is None else f"{_up(no_sdk, no_sdk / 12, 5):.0f}"]
+        ups = {variant: _up(ratio, 0.04, 0.05) for variant, ratio in ratios.items()}
         cells += (f"{ups[variant]:.2f}" if variant in ups else "None" for variant in COLUMNS)
         yield f'    "{row}": ({", ".join(cells)}),'
 
