@@ -67,13 +67,15 @@ class Observed(Call, Recorded):
         parent: The context that holds the parent.
         started_at: When it began, in nanoseconds since the epoch.
         reading: What is told of what it reads.
-        dropped: Its span, where somebody has found out that it is not recorded, see `is_dropped`.
+        asked: Whether somebody has found out whether its span is recorded, see `is_dropped`.
+        dropped: The span, where it is certain that it is not.
     """
 
     recorded = True
     prototype: Prototype
     follows = "get_msg"
     reading: Reading = NOTHING_READ
+    asked: bool = False
     dropped: Span | None = None
 
     def __init__(self, parent: Context, prototype: Prototype | None = None) -> None:
@@ -91,6 +93,7 @@ class Observed(Call, Recorded):
 
     def is_dropped(self) -> bool:
         """Tells whether its span is certain not to be recorded, so that attributes need not be found."""
+        self.asked = True
         parent = self.parent
         try:
             self.dropped = self.prototype.telemetry.sampling.dropped(span_context(parent) if parent else None)
@@ -152,7 +155,7 @@ class Observed(Call, Recorded):
         telemetry = prototype.telemetry
         try:
             span = self.dropped
-            if span is None:
+            if not self.asked:
                 span = telemetry.sampling.dropped(span_context(parent) if parent else None)
             if span is None:
                 span = telemetry.tracer.start_span(
