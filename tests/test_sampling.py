@@ -1,7 +1,7 @@
 # Copyright The OpenTelemetry Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What is certain to be dropped is not asked for: nothing but the time that it takes may differ."""
+"""What the SDK is certain to do is not asked for: nothing but the time that it takes may differ."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from opentelemetry import baggage, context, trace
 from opentelemetry.instrumentation.nats._options import read_options
-from opentelemetry.instrumentation.nats._providers import drops_of
+from opentelemetry.instrumentation.nats._providers import decisions_of
 from opentelemetry.instrumentation.nats._telemetry import Failure
 from opentelemetry.instrumentation.nats._telemetry import Telemetry as PackageTelemetry
 from opentelemetry.sdk.metrics.export import HistogramDataPoint
@@ -40,16 +40,24 @@ from support.telemetry import Telemetry
 from support.wire import Wire
 
 
-class Asked(ParentBased):
-    """Decides as the SDK's own does. But it is a program's, and may decide otherwise, so it is asked."""
+class Asked(Sampler):
+    """Decides as another one. But it is a program's, and may decide otherwise, so it is asked."""
 
-    def __init__(self, root: Sampler = ALWAYS_ON) -> None:
-        super().__init__(root)
+    def __init__(self, sampler: Sampler) -> None:
+        self._sampler = sampler
         self.times = 0
 
     def should_sample(self, *args: Any, **kwargs: Any) -> Any:
         self.times += 1
-        return super().should_sample(*args, **kwargs)
+        return self._sampler.should_sample(*args, **kwargs)
+
+    def get_description(self) -> str:
+        return f"asked {self._sampler.get_description()}"
+
+
+class Overridden(ParentBased):
+    def should_sample(self, *args: Any, **kwargs: Any) -> Any:
+        return ALWAYS_ON.should_sample(*args, **kwargs)
 
 
 UNSAMPLED = SpanContext(
@@ -62,26 +70,34 @@ def below(parent: SpanContext) -> context.Context:
     return trace.set_span_in_context(NonRecordingSpan(parent), context.Context())
 
 
+ON, OFF, ASK = True, False, None
+
+
 @pytest.mark.parametrize(
-    ("sampler", "drops"),
+    ("sampler", "decisions"),
     [
-        (DEFAULT_ON, (True, False)),
-        (DEFAULT_OFF, (True, True)),
-        (ParentBased(ALWAYS_OFF), (True, True)),
-        (ParentBasedTraceIdRatio(0.1), (True, False)),
-        (ParentBased(TraceIdRatioBased(0.1)), (True, False)),
-        (ParentBased(Asked()), (True, False)),
-        (Asked(), (False, False)),
-        (ParentBased(ALWAYS_OFF, remote_parent_not_sampled=ALWAYS_ON), (False, False)),
-        (ParentBased(ALWAYS_OFF, remote_parent_not_sampled=Asked()), (False, False)),
-        (ParentBased(ALWAYS_OFF, local_parent_not_sampled=ALWAYS_ON), (False, False)),
-        (ALWAYS_OFF, (False, False)),
-        (TraceIdRatioBased(0), (False, False)),
+        (DEFAULT_ON, (ON, OFF, ON)),
+        (DEFAULT_OFF, (ON, OFF, OFF)),
+        (ALWAYS_ON, (ON, ON, ON)),
+        (ALWAYS_OFF, (OFF, OFF, OFF)),
+        (ParentBasedTraceIdRatio(0.1), (ON, OFF, ASK)),
+        (ParentBased(TraceIdRatioBased(0.1)), (ON, OFF, ASK)),
+        (ParentBased(Asked(ALWAYS_ON)), (ON, OFF, ASK)),
+        (ParentBased(ALWAYS_ON, remote_parent_sampled=TraceIdRatioBased(0.5)), (ASK, OFF, ON)),
+        (ParentBased(ALWAYS_ON, local_parent_sampled=ALWAYS_OFF), (ASK, OFF, ON)),
+        (ParentBased(ALWAYS_OFF, remote_parent_not_sampled=ALWAYS_ON), (ON, ASK, OFF)),
+        (ParentBased(ALWAYS_OFF, local_parent_not_sampled=Asked(ALWAYS_OFF)), (ON, ASK, OFF)),
+        (Asked(DEFAULT_ON), (ASK, ASK, ASK)),
+        (Overridden(ALWAYS_OFF), (ASK, ASK, ASK)),
+        (TraceIdRatioBased(0), (ASK, ASK, ASK)),
     ],
     ids=lambda value: value.get_description() if isinstance(value, Sampler) else "",
 )
-def test_only_the_sdks_own_parent_based_sampler_is_known(sampler: Sampler, drops: tuple[bool, bool]):
-    assert drops_of(TracerProvider(sampler, shutdown_on_exit=False).get_tracer("tests")) == drops
+def test_the_sdks_own_samplers_are_known(sampler: Sampler, decisions: tuple[bool | None, ...]):
+    assert decisions_of(TracerProvider(sampler, shutdown_on_exit=False).get_tracer("tests")) == decisions
+
+
+NOTHING = (ASK, ASK, ASK)
 
 
 class TestATracerIsAsked:
@@ -90,29 +106,29 @@ class TestATracerIsAsked:
     @pytest.fixture
     def tracer(self) -> Any:
         tracer = TracerProvider(DEFAULT_OFF, shutdown_on_exit=False).get_tracer("tests")
-        assert drops_of(tracer) == (True, True)
+        assert decisions_of(tracer) == (ON, OFF, OFF)
         return tracer
 
     def test_that_is_of_another_class(self, tracer: Any):
         tracer.__class__ = type("Own", (Tracer,), {})
-        assert drops_of(tracer) == (False, False)
+        assert decisions_of(tracer) == NOTHING
 
     def test_that_somebody_has_wrapped(self, tracer: Any):
         tracer.start_span = tracer.start_span
-        assert drops_of(tracer) == (False, False)
+        assert decisions_of(tracer) == NOTHING
 
     def test_that_counts_what_it_drops(self, tracer: Any):
         if not hasattr(tracer, "_tracer_metrics"):
             pytest.skip("this release counts nothing")
         tracer._tracer_metrics = object()
-        assert drops_of(tracer) == (False, False)
+        assert decisions_of(tracer) == NOTHING
 
     def test_whose_sampler_keeps_its_parts_elsewhere(self, tracer: Any):
         tracer.sampler = object.__new__(ParentBased)
-        assert drops_of(tracer) == (False, False)
+        assert decisions_of(tracer) == NOTHING
 
     def test_that_is_not_of_the_sdk(self):
-        assert drops_of(trace.NoOpTracer()) == (False, False)
+        assert decisions_of(trace.NoOpTracer()) == NOTHING
 
 
 @pytest.mark.parametrize(
@@ -149,20 +165,21 @@ def points(telemetry: Telemetry, plain: Callable[[str], str]) -> Counter[Any]:
 
 
 class Run:
-    """What an exercise below an unsampled span sends and measures.
+    """What an exercise below a span sends, measures and records.
 
     Attributes:
         sent: Each message's subject, and its context without the id of its span. Of names that differ from one run to
             the next all look the same.
         span_ids: The ids of the messages' spans.
         measured: What the messaging metrics tell.
+        recorded: The spans, with the names of their attributes and of those of their links.
         result: What the program got.
     """
 
     def __init__(self, telemetry: Telemetry, server: NatsServer, connect: Connect) -> None:
         self._telemetry, self._server, self._connect = telemetry, server, connect
 
-    async def make(self, exercise: Exercise, sampler: Sampler, name: str) -> Run:
+    async def make(self, exercise: Exercise, sampler: Sampler, parent: SpanContext, name: str) -> Run:
         def plain(text: str) -> str:
             return re.sub(r"(_INBOX\.|\$JS\.ACK\.).*|[0-9A-Za-z]{20,}", "*", text.replace(name, "NAME"))
 
@@ -174,13 +191,16 @@ class Run:
         before = points(self._telemetry, plain)
         async with Wire(self._server.url) as wire:
             await wire.subscribe(">")
-            context.attach(baggage.set_baggage("tenant", "acme", below(UNSAMPLED)))
+            context.attach(baggage.set_baggage("tenant", "acme", below(parent)))
             self.result = await exercise(nc, name)
             context.attach(context.Context())
             await nc.flush()
             frames = [frame for frame in await wire.frames() if not frame.subject.startswith("$JS.")]
         await nc.close()
-        assert spans.get_finished_spans() == ()
+        self.recorded = Counter(
+            (plain(span.name), span.kind, *map(frozenset, (span.attributes, *(link.attributes for link in span.links))))
+            for span in spans.get_finished_spans()
+        )
         headers = [dict(line.lower().split(": ", 1) for line in frame.header_lines) for frame in frames]
         split = [each.get("traceparent", "---").split("-") for each in headers]
         self.span_ids = [parts[2] for parts in split if parts[2]]
@@ -196,19 +216,33 @@ class Run:
 SENDING = [exercise for exercise in EXERCISES if exercise is not request_that_nobody_answers]
 
 
+@pytest.mark.parametrize(
+    ("sampler", "parent", "records"),
+    [(DEFAULT_ON, UNSAMPLED, False), (ALWAYS_OFF, REMOTE, False), (DEFAULT_ON, REMOTE, True)],
+    ids=["below what is not sampled", "always off", "below what is sampled"],
+)
 @pytest.mark.parametrize("exercise", SENDING, ids=lambda exercise: exercise.__name__)
-async def test_whoever_is_asked_or_not_the_same_is_sent_and_measured(
-    telemetry: Telemetry, nats_server: NatsServer, connect: Connect, unique: Unique, exercise: Exercise
+async def test_whoever_is_asked_or_not_the_same_happens(
+    telemetry: Telemetry,
+    nats_server: NatsServer,
+    connect: Connect,
+    unique: Unique,
+    exercise: Exercise,
+    sampler: Sampler,
+    parent: SpanContext,
+    records: bool,
 ):
-    asked = Asked()
-    first = await Run(telemetry, nats_server, connect).make(exercise, asked, unique("first"))
-    second = await Run(telemetry, nats_server, connect).make(exercise, DEFAULT_ON, unique("other"))
+    asked = Asked(sampler)
+    first = await Run(telemetry, nats_server, connect).make(exercise, asked, parent, unique("first"))
+    second = await Run(telemetry, nats_server, connect).make(exercise, sampler, parent, unique("other"))
     assert asked.times > 0
     assert second.sent == first.sent
     assert second.measured == first.measured
+    assert second.recorded == first.recorded
+    assert records or not second.recorded  # not each makes a span
     assert second.result == first.result
     # A span that is dropped has an id of its own all the same, as the SDK's have.
-    own = f"{UNSAMPLED.span_id:016x}"
+    own = f"{parent.span_id:016x}"
     assert own not in first.span_ids and own not in second.span_ids
     assert len(set(second.span_ids)) == len(set(first.span_ids))
 

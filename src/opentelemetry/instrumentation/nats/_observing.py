@@ -124,21 +124,19 @@ class Observed(Call, Recorded):
             failure,
             (),
             () if consumed is None or result is None else consumed(result),
-            self._link_writers if reading.links and self.stored else None,
+            self._links_to_writers if reading.links and self.stored else None,
         )
 
-    def _link_writers(self, span: Span) -> None:
-        for headers, attributes in self.stored:
-            writer = writer_of(headers)
-            if writer is not None:
-                span.add_link(writer, attributes)
+    def _links_to_writers(self) -> Sequence[Link]:
+        found = [(writer_of(headers), attributes) for headers, attributes in self.stored]
+        return [Link(writer, attributes) for writer, attributes in found if writer is not None]
 
     def end(
         self,
         error: BaseException | Failure | None = None,
         links: Sequence[Link] = (),
         messages: Sequence[Any] = (),
-        add_links: Callable[[Span], None] | None = None,
+        find_links: Callable[[], Sequence[Link]] | None = None,
     ) -> Span:
         """Makes the span, records the metrics.
 
@@ -146,18 +144,21 @@ class Observed(Call, Recorded):
             error: What the operation failed with, if it did.
             links: The span's links.
             messages: What was received, for the user's hook.
-            add_links: Adds links that take long to find; not called where the span is not recorded.
+            find_links: Finds links that take long to find; not called where the span is not recorded.
 
         Returns:
             The span, ended; an invalid one after a fault.
         """
         prototype, parent = self.prototype, self.parent
         telemetry = prototype.telemetry
+        sampling = telemetry.sampling
         try:
-            span = self.dropped
-            if not self.asked:
-                span = telemetry.sampling.dropped(span_context(parent) if parent else None)
+            above = span_context(parent) if parent else None
+            span = self.dropped if self.asked else sampling.dropped(above)
             if span is None:
+                if find_links is not None and sampling.records(above):
+                    # At once: each link that is added later takes 90 instructions more.
+                    links, find_links = _found(find_links), None
                 span = telemetry.tracer.start_span(
                     prototype.span_name, parent, prototype.kind, self.attributes, links, self.started_at
                 )
@@ -165,10 +166,10 @@ class Observed(Call, Recorded):
         except FAULTS:
             _faults.report("starting a span")
             return INVALID_SPAN
-        if add_links is not None:
+        if find_links is not None:
             try:
-                if span.is_recording():
-                    add_links(span)
+                for link in _found(find_links) if span.is_recording() else ():
+                    span.add_link(link.context, link.attributes)
             except FAULTS:
                 _faults.report("linking a span")
         shows = telemetry.options.consume_hook is not None
@@ -202,6 +203,14 @@ class Observed(Call, Recorded):
 
     def __repr__(self) -> str:
         return f"<call of {self.prototype.span_name!r}>"
+
+
+def _found(find_links: Callable[[], Sequence[Link]]) -> Sequence[Link]:
+    try:
+        return find_links()
+    except FAULTS:
+        _faults.report("linking a span")
+        return ()
 
 
 def writer_of(headers: Any) -> SpanContext | None:

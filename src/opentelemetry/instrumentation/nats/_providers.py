@@ -101,20 +101,22 @@ def span_of(context: Context) -> Span:
     return trace.get_current_span(context)
 
 
-class Drops(NamedTuple):
-    """What spans a tracer is certain to drop, without a word to anybody.
+class Decisions(NamedTuple):
+    """What a tracer is certain to do with a span: True to record it, False to drop it, None where it is to be asked.
 
     Attributes:
-        below: Those below a span that is not sampled.
-        roots: Those below none.
+        sampled: With one below a span that is sampled.
+        unsampled: With one below a span that is not.
+        root: With one below none.
     """
 
-    below: bool
-    roots: bool
+    sampled: bool | None = None
+    unsampled: bool | None = None
+    root: bool | None = None
 
 
-def drops_of(tracer: Tracer) -> Drops:
-    """Tells what a tracer is certain to drop: nothing, where it or its sampler is not the SDK's own.
+def decisions_of(tracer: Tracer) -> Decisions:
+    """Tells what a tracer is certain to do: nothing, where it or its sampler is not the SDK's own.
 
     Args:
         tracer: The tracer.
@@ -122,17 +124,25 @@ def drops_of(tracer: Tracer) -> Drops:
     sdk = sys.modules.get("opentelemetry.sdk.trace")
     sampling = sys.modules.get("opentelemetry.sdk.trace.sampling")
     if sdk is None or sampling is None or type(tracer) is not sdk.Tracer:
-        return Drops(False, False)
+        return Decisions()
+    if "start_span" in vars(tracer) or _counts_spans(tracer):
+        return Decisions()
     sampler: object = getattr(tracer, "sampler", None)
-    if (
-        "start_span" in vars(tracer)
-        or getattr(type(sampler), "should_sample", None) is not sampling.ParentBased.should_sample
-        or _counts_spans(tracer)
-    ):
-        return Drops(False, False)
-    off = sampling.ALWAYS_OFF
-    below = all(getattr(sampler, f"_{kind}_parent_not_sampled", None) is off for kind in ("remote", "local"))
-    return Drops(below, below and getattr(sampler, "_root", None) is off)
+    known = {id(sampling.ALWAYS_ON): True, id(sampling.ALWAYS_OFF): False}
+    if id(sampler) in known:
+        return Decisions(*[known[id(sampler)]] * 3)
+    if getattr(type(sampler), "should_sample", None) is not sampling.ParentBased.should_sample:
+        return Decisions()
+
+    def decision(*names: str) -> bool | None:
+        found = {known.get(id(getattr(sampler, name, None))) for name in names}
+        return found.pop() if len(found) == 1 else None
+
+    return Decisions(
+        decision("_remote_parent_sampled", "_local_parent_sampled"),
+        decision("_remote_parent_not_sampled", "_local_parent_not_sampled"),
+        decision("_root"),
+    )
 
 
 def _counts_spans(tracer: Tracer) -> bool:

@@ -173,7 +173,7 @@ class Receive(Observed):
             prototype.series.count += len(deliveries)
             self.attributes[messaging.MESSAGING_BATCH_MESSAGE_COUNT] = len(deliveries)
             told = [message for _, message in deliveries] if excludes else messages
-            span = self.end(None, (), told, partial(_link_publishers, origin, deliveries))
+            span = self.end(None, (), told, partial(_links_to_publishers, origin, deliveries))
             if telemetry.metrics.on:
                 acks = [ack for each in deliveries if (ack := each[0].ack or parse_ack_subject(each[1].reply))]
                 self._count(span, told, acks)
@@ -208,9 +208,9 @@ class Receive(Observed):
             _faults.report("recording a receive")
 
 
-def _link_publishers(origin: Origin, deliveries: Sequence[tuple[Delivery, Any]], span: Span) -> None:
+def _links_to_publishers(origin: Origin, deliveries: Sequence[tuple[Delivery, Any]]) -> Sequence[Link]:
     telemetry = origin.connection.telemetry
-    add_link = span.add_link
+    links: list[Link] = []
     for delivery, message in deliveries:
         attributes: Attributes = {}
         delivery.attributes = attributes
@@ -219,7 +219,8 @@ def _link_publishers(origin: Origin, deliveries: Sequence[tuple[Delivery, Any]],
             capture_baggage(telemetry.options.baggage_keys, attributes, delivery.arrived)
         creation = delivery.creation
         if creation is not None:
-            add_link(creation, attributes)
+            links.append(Link(creation, attributes))
+    return links
 
 
 class Fetch(Receive):
