@@ -67,7 +67,7 @@ class Observed(Call, Recorded):
         parent: The context that holds the parent.
         started_at: When it began, in nanoseconds since the epoch.
         reading: What is told of what it reads.
-        asked: Whether somebody has found out whether its span is recorded, see `is_dropped`.
+        asked: Whether `is_dropped` has found out.
         dropped: The span, where it is certain that it is not.
     """
 
@@ -93,13 +93,14 @@ class Observed(Call, Recorded):
 
     def is_dropped(self) -> bool:
         """Tells whether its span is certain not to be recorded, so that attributes need not be found."""
-        self.asked = True
-        parent = self.parent
-        try:
-            self.dropped = self.prototype.telemetry.sampling.dropped(span_context(parent) if parent else None)
-        except FAULTS:
-            _faults.report("starting a span")
-            self.dropped = INVALID_SPAN
+        if not self.asked:
+            self.asked = True
+            parent = self.parent
+            try:
+                self.dropped = self.prototype.telemetry.sampling.dropped(span_context(parent) if parent else None)
+            except FAULTS:
+                _faults.report("starting a span")
+                self.dropped = INVALID_SPAN
         return self.dropped is not None
 
     def fail(self, error: BaseException) -> None:
@@ -151,24 +152,19 @@ class Observed(Call, Recorded):
         """
         prototype, parent = self.prototype, self.parent
         telemetry = prototype.telemetry
-        sampling = telemetry.sampling
+        if not self.is_dropped() and find_links is not None and telemetry.sampling.records(span_context(parent)):
+            # At once: each link that is added later takes 90 instructions more.
+            links, find_links = _found(find_links), None
         try:
-            above = span_context(parent) if parent else None
-            span = self.dropped if self.asked else sampling.dropped(above)
-            if span is None:
-                if find_links is not None and sampling.records(above):
-                    # At once: each link that is added later takes 90 instructions more.
-                    links, find_links = _found(find_links), None
-                span = telemetry.tracer.start_span(
-                    prototype.span_name, parent, prototype.kind, self.attributes, links, self.started_at
-                )
-            self.span = span
+            self.span = span = self.dropped or telemetry.tracer.start_span(
+                prototype.span_name, parent, prototype.kind, self.attributes, links, self.started_at
+            )
         except FAULTS:
             _faults.report("starting a span")
             return INVALID_SPAN
         if find_links is not None:
             try:
-                for link in _found(find_links) if span.is_recording() else ():
+                for link in find_links() if span.is_recording() else ():
                     span.add_link(link.context, link.attributes)
             except FAULTS:
                 _faults.report("linking a span")
