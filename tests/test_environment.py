@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import configparser
 import os
 import re
 from collections.abc import Iterator
@@ -14,16 +13,14 @@ from importlib.metadata import version
 
 import pytest
 
-from support.docs import ROOT
+from support.releases import tox
 
 FACTORS = os.environ.get("TOX_ENV_NAME", "").split("-")
 
 
 def pinned() -> Iterator[tuple[str, str]]:
     """Yields the distributions that this environment's name is about, each with the release that it has to be."""
-    parser = configparser.ConfigParser(interpolation=None)
-    parser.read(ROOT / "tox.ini", encoding="utf-8")
-    for line in parser["testenv"]["deps"].splitlines():
+    for line in tox()["testenv"]["deps"].splitlines():
         factor, _, requirement = line.partition(": ")
         match = re.fullmatch(r"([\w.-]+)==(.+)", requirement)
         if factor in FACTORS and match is not None:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import configparser
 import re
 from itertools import chain
 
@@ -13,14 +12,9 @@ import pytest
 
 from opentelemetry.instrumentation.nats import _floor
 from support.docs import DOCS, ROOT, pages
+from support.releases import tox
 
 RELIABILITY = DOCS / "reliability.md"
-
-
-def tox() -> configparser.ConfigParser:
-    parser = configparser.ConfigParser(interpolation=None)
-    parser.read(ROOT / "tox.ini", encoding="utf-8")
-    return parser
 
 
 def conditional_factors() -> set[str]:

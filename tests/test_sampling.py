@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -17,7 +16,6 @@ from opentelemetry.instrumentation.nats._options import read_options
 from opentelemetry.instrumentation.nats._providers import decisions_of
 from opentelemetry.instrumentation.nats._telemetry import Failure
 from opentelemetry.instrumentation.nats._telemetry import Telemetry as PackageTelemetry
-from opentelemetry.sdk.metrics.export import HistogramDataPoint
 from opentelemetry.sdk.trace import Tracer, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -34,6 +32,7 @@ from opentelemetry.sdk.trace.sampling import (
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, TraceState
 from support.core import Connect, Unique
 from support.exercises import EXERCISES, Exercise, request_that_nobody_answers
+from support.metrics import Meters
 from support.server import NatsServer
 from support.spans import REMOTE, assert_span
 from support.telemetry import Telemetry
@@ -154,62 +153,66 @@ async def test_a_sampler_that_records_below_what_is_not_sampled_does(
     assert_span(telemetry.span(f"publish {subject}"), parent=parent)
 
 
-def points(telemetry: Telemetry, plain: Callable[[str], str]) -> Counter[Any]:
-    """How many operations the messaging metrics tell of, by their attributes."""
-    found: Counter[Any] = Counter()
-    for name, metric in telemetry.metrics().items():
-        for point in metric.data.data_points if name.startswith("messaging.") else ():
-            attributes = frozenset((key, plain(str(value))) for key, value in (point.attributes or {}).items())
-            found[name, attributes] += point.count if isinstance(point, HistogramDataPoint) else point.value
-    return found
-
-
-class Run:
-    """What an exercise below a span sends, measures and records.
+class Seen(NamedTuple):
+    """What an exercise below a span sends, measures and records. Of names that differ each time all look the same.
 
     Attributes:
-        sent: Each message's subject, and its context without the id of its span. Of names that differ from one run to
-            the next all look the same.
+        sent: Each message's subject, and its context without the id of its span.
         span_ids: The ids of the messages' spans.
-        measured: What the messaging metrics tell.
+        measured: What the messaging metrics tell; of a histogram the counts.
         recorded: The spans, with the names of their attributes and of those of their links.
         result: What the program got.
     """
 
-    def __init__(self, telemetry: Telemetry, server: NatsServer, connect: Connect) -> None:
-        self._telemetry, self._server, self._connect = telemetry, server, connect
+    sent: set[tuple[Any, ...]]
+    span_ids: list[str]
+    measured: Counter[Any]
+    recorded: Counter[Any]
+    result: Any
 
-    async def make(self, exercise: Exercise, sampler: Sampler, parent: SpanContext, name: str) -> Run:
-        def plain(text: str) -> str:
-            return re.sub(r"(_INBOX\.|\$JS\.ACK\.).*|[0-9A-Za-z]{20,}", "*", text.replace(name, "NAME"))
 
-        provider = TracerProvider(sampler, shutdown_on_exit=False)
-        spans = InMemorySpanExporter()
-        self._telemetry.instrument(tracer_provider=provider)
-        nc = await self._connect()
-        provider.add_span_processor(SimpleSpanProcessor(spans))
-        before = points(self._telemetry, plain)
-        async with Wire(self._server.url) as wire:
-            await wire.subscribe(">")
-            context.attach(baggage.set_baggage("tenant", "acme", below(parent)))
-            self.result = await exercise(nc, name)
-            context.attach(context.Context())
-            await nc.flush()
-            frames = [frame for frame in await wire.frames() if not frame.subject.startswith("$JS.")]
-        await nc.close()
-        self.recorded = Counter(
-            (plain(span.name), span.kind, *map(frozenset, (span.attributes, *(link.attributes for link in span.links))))
-            for span in spans.get_finished_spans()
-        )
-        headers = [dict(line.lower().split(": ", 1) for line in frame.header_lines) for frame in frames]
-        split = [each.get("traceparent", "---").split("-") for each in headers]
-        self.span_ids = [parts[2] for parts in split if parts[2]]
-        self.sent = {
-            (plain(frame.subject), parts[1], parts[3], each.get("tracestate"), each.get("baggage"))
-            for frame, parts, each in zip(frames, split, headers, strict=True)
-        }
-        self.measured = points(self._telemetry, plain) - before
-        return self
+async def run(
+    telemetry: Telemetry,
+    server: NatsServer,
+    connect: Connect,
+    exercise: Exercise,
+    sampler: Sampler,
+    parent: SpanContext,
+    name: str,
+) -> Seen:
+    def plain(text: str) -> str:
+        return re.sub(r"(_INBOX\.|\$JS\.ACK\.).*|[0-9A-Za-z]{20,}", "*", text.replace(name, "NAME"))
+
+    provider, meters, spans = TracerProvider(sampler, shutdown_on_exit=False), Meters(), InMemorySpanExporter()
+    telemetry.instrument(tracer_provider=provider, meter_provider=meters.provider)
+    nc = await connect()
+    provider.add_span_processor(SimpleSpanProcessor(spans))  # after the connect, which has no parent
+    async with Wire(server.url) as wire:
+        await wire.subscribe(">")
+        context.attach(baggage.set_baggage("tenant", "acme", below(parent)))
+        result = await exercise(nc, name)
+        context.attach(context.Context())
+        await nc.flush()
+        frames = [frame for frame in await wire.frames() if not frame.subject.startswith("$JS.")]
+    await nc.close()
+    sent: set[tuple[Any, ...]] = set()
+    span_ids: list[str] = []
+    for frame in frames:
+        headers = dict(line.lower().split(": ", 1) for line in frame.header_lines)
+        _, trace_id, span_id, flags = headers.get("traceparent", "---").split("-")
+        sent.add((plain(frame.subject), trace_id, flags, headers.get("tracestate"), headers.get("baggage")))
+        if span_id:
+            span_ids.append(span_id)
+    measured: Counter[Any] = Counter()
+    collected = meters.collect()
+    for metric in collected:
+        for attributes, value in collected.of(metric).items() if metric.startswith("messaging.") else ():
+            measured[metric, frozenset((key, plain(str(each))) for key, each in attributes)] += value
+    recorded: Counter[Any] = Counter(
+        (plain(span.name), span.kind, *(frozenset(each.attributes or ()) for each in (span, *span.links)))
+        for span in spans.get_finished_spans()
+    )
+    return Seen(sent, span_ids, measured, recorded, result)
 
 
 # Whoever listens to all subjects answers no request, but keeps the server from saying that nobody is there.
@@ -233,8 +236,8 @@ async def test_whoever_is_asked_or_not_the_same_happens(
     records: bool,
 ):
     asked = Asked(sampler)
-    first = await Run(telemetry, nats_server, connect).make(exercise, asked, parent, unique("first"))
-    second = await Run(telemetry, nats_server, connect).make(exercise, sampler, parent, unique("other"))
+    first = await run(telemetry, nats_server, connect, exercise, asked, parent, unique("first"))
+    second = await run(telemetry, nats_server, connect, exercise, sampler, parent, unique("other"))
     assert asked.times > 0
     assert second.sent == first.sent
     assert second.measured == first.measured
